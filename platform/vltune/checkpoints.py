@@ -1,0 +1,252 @@
+"""Checkpoints that are either whole or not there, and the only place where weights are read.
+
+A checkpoint is a folder whose files were flushed to the disk before its ``MANIFEST.json``, which holds their sizes and
+SHA-256. Weights and optimizer state are safetensors, all else is JSON: nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vltune.contract import Assets, BadInput, Family, NotFound, TrialConfig, lookup
+
+MANIFEST = "MANIFEST.json"
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+RECORDS = "records.json"
+SAMPLES = "samples"
+TRAINING_ONLY = (OPTIMIZER, STATE)
+"""Files that going on with training needs and predicting does not."""
+
+_NAME = re.compile(r"epoch-(\d+)\.[0-9a-f]{8}")
+
+
+class Corrupt(RuntimeError):
+    """A file of a checkpoint is missing, cut or changed."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint of one epoch."""
+
+    folder: Path
+    epoch: int
+
+    def read_json(self, name: str) -> Any:
+        """The content of one of its JSON files."""
+        return json.loads((self.folder / name).read_text())
+
+
+def commit(parent: Path, epoch: int, write: Callable[[Path], None]) -> Checkpoint:
+    """Writes a checkpoint: ``write`` fills a new folder, then everything is flushed and the manifest is put in last.
+
+    A folder name is never used twice, so that a worker that is slow to die cannot touch what its successor writes.
+    """
+    folder = parent / f"epoch-{epoch:04d}.{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    try:
+        write(folder)
+        seal(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Checkpoint(folder, epoch)
+
+
+def seal(folder: Path) -> None:
+    """Flushes all files of a folder to the disk and writes their sizes and hashes into its manifest."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        _flush(path)
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256(path)}
+    draft = folder / f".{MANIFEST}"
+    draft.write_text(json.dumps({"format": 1, "files": files}, indent=1))
+    _flush(draft)
+    draft.rename(folder / MANIFEST)
+    _flush(folder)
+    _flush(folder.parent)
+
+
+def verify(folder: Path) -> None:
+    """Compares every file with the manifest.
+
+    Raises:
+        Corrupt: the manifest or a file is missing, or differs from what was committed.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        for name, expected in files.items():
+            path = folder / name
+            if path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
+                raise Corrupt(f"{path} is not what was committed")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Corrupt(f"{folder} has no sound manifest or lacks a file: {error}") from error
+
+
+def latest(parent: Path) -> Checkpoint | None:
+    """The newest sound checkpoint of a trial. A bad one is set aside as ``bad-…`` and the one before it is taken."""
+    for checkpoint in sorted(_committed(parent), key=lambda c: c.epoch, reverse=True):
+        try:
+            verify(checkpoint.folder)
+        except Corrupt:
+            checkpoint.folder.rename(parent / f"bad-{checkpoint.folder.name}")
+            continue
+        return checkpoint
+    return None
+
+
+def keep_only(parent: Path, keep: Iterable[Path]) -> None:
+    """Removes every checkpoint of a trial but these; what was set aside stays for a person to look at."""
+    names = {path.name for path in keep}
+    for folder in parent.iterdir() if parent.is_dir() else ():
+        if _NAME.fullmatch(folder.name) and folder.name not in names:
+            (folder / MANIFEST).unlink(missing_ok=True)  # no longer a checkpoint, whatever of it is left
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _committed(parent: Path) -> list[Checkpoint]:
+    found = [(path, _NAME.fullmatch(path.name)) for path in parent.iterdir()] if parent.is_dir() else []
+    return [Checkpoint(path, int(match[1])) for path, match in found if match and (path / MANIFEST).exists()]
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors as safetensors; tensors that are one and the same are stored once."""
+    first: dict[tuple, str] = {}
+    aliases: dict[str, str] = {}
+    unique: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        storage = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        if tensor.numel() and storage in first:
+            aliases[name] = first[storage]
+        else:
+            first[storage] = name
+            unique[name] = tensor.detach().cpu().contiguous().clone()
+    save_file(unique, path, metadata={"aliases": json.dumps(aliases)})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads what ``write_tensors`` or any other writer of safetensors wrote.
+
+    Raises:
+        Corrupt: the file is not sound safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+    except (SafetensorError, OSError) as error:
+        raise Corrupt(f"{path} is not a sound safetensors file: {error}") from error
+    return tensors | {name: tensors[original] for name, original in aliases.items()}
+
+
+def read_foreign_weights(path: Path, *, sha256_prefix: str | None = None) -> dict[str, Tensor]:
+    """A state dict from elsewhere: safetensors, or a ``.pth`` file read with ``weights_only=True``.
+
+    Raises:
+        NotFound: there is no such file.
+        BadInput: the file's hash is not the expected one, or it holds something else than tensors.
+    """
+    if not path.is_file():
+        raise NotFound(f"there is no weights file {path}.")
+    if sha256_prefix is not None and not (found := sha256(path)).startswith(sha256_prefix):
+        raise BadInput(f"{path} has SHA-256 {found[:12]}…, expected {sha256_prefix}…; remove it and fetch it again.")
+    if path.suffix == ".safetensors":
+        try:
+            return read_tensors(path)
+        except Corrupt as error:
+            raise BadInput(f"{error}.") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise BadInput(f"{path} is not a file of plain weights ({str(error).splitlines()[0][:120]}).") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadInput(f"{path} holds no state dict: it must map names to tensors.")
+    return dict(state)
+
+
+def write_model(folder: Path, model: Family, *, record: Mapping[str, Any], assets: Assets) -> None:
+    """Writes all that predicting needs: weights, ``config.json`` with the trial's whole record, and the assets."""
+    write_tensors(folder / MODEL, model.state_dict())
+    (folder / CONFIG).write_text(json.dumps(record, indent=1, ensure_ascii=False))
+    for name, text in assets.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The trial's record that lies with a model: ``family``, ``config``, ``assets`` and what else was recorded.
+
+    Raises:
+        BadInput: the folder holds no model of ours.
+    """
+    try:
+        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        _ = record["family"], record["config"], record["assets"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{folder} holds no model: {CONFIG} is missing or broken.") from error
+    return record
+
+
+def read_model(folder: Path, families: Mapping[str, type[Family]]) -> tuple[Family, TrialConfig]:
+    """The model of a committed folder, in evaluation mode on the CPU, and its configuration.
+
+    Raises:
+        BadInput: the folder holds no model.
+        NotFound: its family is not among ``families``.
+        Corrupt: a file is not what was committed.
+    """
+    record = read_record(folder)
+    verify(folder)
+    family = lookup(families, record["family"], "model family")
+    config = family.Config.from_fields(record["config"])
+    model = family(config.without_sources(), read_assets(folder, record))
+    load_weights(model, read_tensors(folder / MODEL))
+    return model.eval(), config
+
+
+def read_assets(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """The assets that lie with a model."""
+    for name in record["assets"]:
+        if Path(name).name != name:
+            raise BadInput(f"{folder / CONFIG} names an asset outside its folder: {name!r}.")
+    return {name: (folder / name).read_text(encoding="utf-8") for name in record["assets"]}
+
+
+def load_weights(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts weights into a model that must have exactly these.
+
+    Raises:
+        Corrupt: a name is missing or too many, or a shape differs.
+    """
+    try:
+        model.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        raise Corrupt(f"the weights do not fit the model: {' '.join(str(error).split())[:300]}") from error

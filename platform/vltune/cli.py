@@ -1,0 +1,258 @@
+"""The command line: arguments, errors in one line, exit codes. What commands do stands in ``commands.py``."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from vltune import commands
+from vltune.contract import BadInput, NotFound, TrainingFailure, Unreachable, nearest
+
+OK, FAILURE, BAD_INPUT, NOT_FOUND, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+Command = Callable[[argparse.Namespace, commands.Screen], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="vltune",
+        description="Finds the best image-text model for your data.",
+        epilog="example: vltune search quickstart && vltune promote quickstart",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="say the version and end")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, command: Command, about: str, example: str, *, under: argparse._SubParsersAction | None = None):
+        added = (under or subparsers).add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=command)
+        added.add_argument(
+            "--storage",
+            type=Path,
+            default=Path(os.environ.get("VLTUNE_STORAGE", "runs")),
+            metavar="DIR",
+            help="folder of the runs (default: $VLTUNE_STORAGE or runs)",
+        )
+        added.add_argument("--json", action="store_true", help="one JSON document on standard output")
+        return added
+
+    spaces = add("spaces", commands.spaces, "list the searches, or show one", "vltune spaces quickstart")
+    spaces.add_argument("search", nargs="?", metavar="NAME", help="a search, or the path of your own Python file")
+
+    search = add(
+        "search",
+        commands.search,
+        "run a search",
+        "vltune search captioning_rnn --data flickr8k --trials 20 --set epochs=5",
+    )
+    search.add_argument("search", metavar="NAME", help="a shipped search, or the path of your own Python file")
+    search.add_argument("--trials", type=_positive, metavar="N", help="trials in all, named rows included")
+    search.add_argument("--sampler", choices=("tpe", "random"), help="instead of the search's own")
+    search.add_argument("--pruner", choices=("none", "successive_halving"), help="instead of the search's own")
+    search.add_argument("--name", metavar="RUNNAME", help="name of the run (default: the search's, numbered)")
+
+    train = add(
+        "train",
+        commands.train,
+        "train one configuration",
+        "vltune train captioning_architectures --row Transformer --set epochs=3 --workers 2",
+    )
+    train.add_argument("search", metavar="NAME", help="a shipped search, or the path of your own Python file")
+    train.add_argument("--row", metavar="ROW", help="named row to train (default: the base row)")
+    train.add_argument("--name", metavar="RUNNAME", help="name of the run")
+    for parser_ in (search, train):
+        parser_.add_argument(
+            "--set",
+            action="extend",
+            nargs="+",
+            default=[],
+            metavar="KEY=VALUE",
+            help="pin fields, which are then no longer searched",
+        )
+
+    rerun = add("rerun", commands.rerun, "train a trial again from its record", "vltune rerun quickstart-003")
+    rerun.add_argument("uid", metavar="UID", help="the trial's uid, as `vltune status RUNNAME` shows it")
+    for parser_ in (search, train, rerun):
+        parser_.add_argument(
+            "--data", metavar="PATH", help="COCO, Flickr8k or Flickr30k folder (default: generated pictures)"
+        )
+    for parser_ in (search, train):
+        parser_.add_argument("--workers", type=_positive, default=1, metavar="N", help="Train workers of each trial")
+        parser_.add_argument(
+            "--gpus-per-worker", type=_share, metavar="X", help="may be a fraction with one worker (default: 1, if any)"
+        )
+        parser_.add_argument("--threads", type=_positive, metavar="N", help="threads of each worker")
+
+    resume = add("resume", commands.resume, "go on with a run that was stopped or killed", "vltune resume quickstart")
+    resume.add_argument("run", metavar="RUNNAME")
+    resume.add_argument("--trials", type=_positive, metavar="N", help="raise the number of trials in all to this")
+    for parser_ in (search, resume):
+        parser_.add_argument("--concurrent", type=_positive, metavar="N", help="trials at the same time")
+    for parser_ in (search, train, rerun, resume):
+        parser_.add_argument("--address", metavar="auto", help="join the Ray cluster that runs here")
+    for parser_ in (search, train):
+        parser_.add_argument("--isolate", action="store_true", help="fresh processes for every trial (slower)")
+
+    status = add("status", commands.status, "show where runs stand", "vltune status quickstart")
+    status.add_argument("run", nargs="?", metavar="RUNNAME")
+    stop = add("stop", commands.stop, "stop a run that another process drives", "vltune stop quickstart")
+    stop.add_argument("run", metavar="RUNNAME")
+
+    compare = add(
+        "compare", commands.compare, "show runs in one table", "vltune compare quickstart --sort val_loss --format md"
+    )
+    compare.add_argument("runs", nargs="+", metavar="RUNNAME")
+    compare.add_argument("--sort", metavar="METRIC", help="metric that orders the rows (default: the objective)")
+    compare.add_argument("--format", choices=("table", "md", "csv"), default="table")
+
+    promote = add(
+        "promote",
+        commands.promote,
+        "score the best model on the test split and register it",
+        "vltune promote quickstart --as champion",
+    )
+    promote.add_argument("run", metavar="RUNNAME")
+    promote.add_argument("--trial", metavar="UID", help="this trial instead of the best one")
+    promote.add_argument("--as", dest="alias", default="champion", metavar="ALIAS", help="default: champion")
+    promote.add_argument("--model", metavar="NAME", help="name of the registered model (default: the search's)")
+    add("models", commands.models, "list the promoted models", "vltune models")
+    predict = add(
+        "predict",
+        commands.predict,
+        "caption pictures with a promoted model",
+        "vltune predict quickstart@champion a.jpg",
+    )
+    predict.add_argument("model", metavar="MODEL", help="NAME@ALIAS, NAME/VERSION, or a model's folder")
+    predict.add_argument("sources", nargs="+", metavar="PICTURE")
+    for parser_ in (promote, predict):
+        parser_.add_argument("--space", metavar="FILE", help="your Python file, for a family of your own")
+    ui = add("ui", commands.ui, "open MLflow over the runs, on this machine only", "vltune ui --port 5001")
+    ui.add_argument("--port", type=_positive, default=5000)
+
+    data = subparsers.add_parser(
+        "data",
+        help="look at data sets, or draw one",
+        description="Look at data sets, or draw one.",
+        epilog="example: vltune data stats flickr8k",
+    )
+    inside = data.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser, required=True)
+    validate = add(
+        "validate",
+        commands.data_validate,
+        "find everything that is wrong with a data set",
+        "vltune data validate flickr8k",
+        under=inside,
+    )
+    validate.add_argument("path", metavar="PATH")
+    stats = add(
+        "stats",
+        commands.data_stats,
+        "count and plot a data set",
+        "vltune data stats flickr8k --out plots",
+        under=inside,
+    )
+    stats.add_argument("path", metavar="PATH")
+    stats.add_argument("--out", default=".", metavar="DIR", help="folder of the plots (default: here)")
+    scenes = add(
+        "scenes",
+        commands.data_scenes,
+        "draw pictures of coloured shapes with captions, as a COCO folder",
+        "vltune data scenes scenes --pictures 1600",
+        under=inside,
+    )
+    scenes.add_argument("path", metavar="PATH")
+    scenes.add_argument("--pictures", type=_positive, default=1600, metavar="N")
+    scenes.add_argument("--seed", type=_whole, default=0, metavar="N")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not (0 <= value <= 1 or value == int(value)):
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number, or a fraction below 1")
+    return value
+
+
+for _check in (_positive, _whole, _share):
+    _check.__name__ = "number"  # argparse names the type by its function
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parser = _parser()
+        _check_command(parser, argv)
+        arguments = parser.parse_args(argv)
+        if arguments.version:
+            return _version()
+        if not hasattr(arguments, "command"):
+            parser.print_help()
+            return BAD_INPUT if argv else OK
+        screen = commands.Screen(arguments.json, width=shutil.get_terminal_size((100, 24)).columns)
+        return arguments.command(arguments, screen)
+    except NotFound as error:
+        return _fail(error, NOT_FOUND)
+    except BadInput as error:
+        return _fail(error, BAD_INPUT)
+    except Unreachable as error:
+        return _fail(error, UNREACHABLE)
+    except (TrainingFailure, TimeoutError) as error:
+        return _fail(error, FAILURE)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _check_command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    known = next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
+    if argv and not argv[0].startswith("-") and argv[0] not in known:
+        raise NotFound(f"unknown command {argv[0]!r}{nearest(argv[0], known)}")
+
+
+def _version() -> int:
+    from importlib.metadata import version
+
+    print(f"vltune {version('vltune')}")
+    return OK
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

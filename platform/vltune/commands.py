@@ -1,0 +1,546 @@
+"""What each command does: the composition root, where searches and families meet the engine.
+
+Each function takes the parsed arguments and a ``Screen``, returns the exit code, and imports what it needs itself, so
+that ``vltune --help`` does not wait for torch.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vltune.contract import BadInput, NotFound, lookup
+
+if TYPE_CHECKING:
+    from vltune.compare import Table
+    from vltune.contract import Search
+    from vltune.ledger import Ledger, SearchRecord
+    from vltune.search import Options
+
+SOME_TRIALS_FAILED = 5
+
+
+@dataclass
+class Screen:
+    """Where a command speaks: its result on standard output, all else on standard error."""
+
+    as_json: bool
+    width: int = 100
+
+    def say(self, text: str) -> None:
+        """A remark for the person who waits."""
+        print(text, file=sys.stderr, flush=True)
+
+    def result(self, text: str, document: Any) -> None:
+        """The result, once: for a person, or with ``--json`` as one document."""
+        print(json.dumps(_plain(document), indent=1, ensure_ascii=False) if self.as_json else text, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN: what is not finite becomes null."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+# -- searches
+
+
+def spaces(arguments: Namespace, screen: Screen) -> int:
+    """Lists the shipped searches, or shows one."""
+    from search_spaces import SEARCHES
+    from vltune.console import description_text
+    from vltune.space import describe, load_search
+
+    if arguments.search is None:
+        found = {name: load_search(name, SEARCHES) for name in SEARCHES}
+        room = max(map(len, found))
+        lines = [f"{name:<{room}}  {search.question}" for name, search in found.items()]
+        screen.result("\n".join(lines), [{"name": n, "question": s.question} for n, s in found.items()])
+        return 0
+    description = describe(load_search(arguments.search, SEARCHES))
+    screen.result(description_text(description, width=screen.width), asdict(description))
+    return 0
+
+
+def search(arguments: Namespace, screen: Screen) -> int:
+    """Runs a search."""
+    from search_spaces import SEARCHES
+    from vltune.space import load_search, parse_pins
+
+    found = load_search(arguments.search, SEARCHES)
+    changes = {"num_trials": arguments.trials, "sampler": arguments.sampler, "pruner": arguments.pruner}
+    found = dataclasses.replace(found, **{key: value for key, value in changes.items() if value is not None})
+    pins = parse_pins(arguments.set, found.family.Config)
+    rows = dict(list(found.rows.items())[: found.num_trials])
+    return _launch(found, arguments, screen, space=arguments.search, name=arguments.name, pins=pins, rows=rows)
+
+
+def train(arguments: Namespace, screen: Screen) -> int:
+    """Trains one configuration."""
+    from search_spaces import SEARCHES
+    from vltune.space import load_search, parse_pins
+
+    found = load_search(arguments.search, SEARCHES)
+    pins = parse_pins(arguments.set, found.family.Config)
+    name = arguments.row or found.base_row
+    row = {name: dict(lookup(found.rows, name, f"row of {found.name}"))} if name else {"train": {}}
+    found = dataclasses.replace(found, num_trials=1, pruner="none")
+    wanted = arguments.name or _free_name(arguments, f"{found.name}-train")
+    return _launch(found, arguments, screen, space=arguments.search, name=wanted, pins=pins, rows=row)
+
+
+def rerun(arguments: Namespace, screen: Screen) -> int:
+    """Trains a trial again from its record."""
+    from vltune.ledger import Ledger
+
+    ledger = Ledger.of(arguments.storage)
+    trial = ledger.trial(arguments.uid)
+    record = ledger.search(trial.search)
+    if not trial.config:
+        raise BadInput(f"the trial {trial.uid} was never configured ({trial.error}): there is nothing to train again.")
+    found = dataclasses.replace(_same_search(record), num_trials=1, pruner="none")
+    pins = dict(trial.config)
+    arguments.data = arguments.data or pins["data"]
+    arguments.workers, arguments.threads = record.workers, record.threads
+    arguments.gpus_per_worker = record.gpus_per_worker
+    row = {f"{trial.row or trial.uid} again": {}}
+    del pins["data"]  # its hash is pinned; the folder may have moved
+    wanted = _free_name(arguments, f"{trial.uid}-again")
+    return _launch(found, arguments, screen, space=record.space, name=wanted, pins=pins, rows=row)
+
+
+def _free_name(arguments: Namespace, name: str) -> str:
+    from vltune.ledger import Ledger
+    from vltune.search import run_name
+
+    return run_name(Ledger.of(arguments.storage), name)
+
+
+def resume(arguments: Namespace, screen: Screen) -> int:
+    """Goes on with a run."""
+    from vltune.ledger import Ledger
+
+    ledger = Ledger.of(arguments.storage)
+    record = ledger.search(arguments.run)
+    found = _same_search(record)
+    if arguments.trials is not None:
+        record = ledger.change(record.name, num_trials=arguments.trials)
+    options = dataclasses.replace(
+        _options(arguments),
+        concurrent=arguments.concurrent or record.concurrent or None,
+        workers=record.workers,
+        gpus_per_worker=record.gpus_per_worker,
+        threads=record.threads,
+        isolate=record.isolate,
+    )
+    return _drive(found, ledger, record, options, screen, fresh=False)
+
+
+def _same_search(record: "SearchRecord") -> "Search":
+    """The space of an earlier run, if it still is what it was."""
+    from search_spaces import SEARCHES
+    from vltune.space import load_search
+
+    found = load_search(record.space, SEARCHES)
+    if _source(found) != record.source:
+        raise BadInput(
+            f"the search {record.space} has changed since the run {record.name!r} was started: new trials would not "
+            "compare with old ones. Start a new run, or restore the file: MLflow keeps it as search.py."
+        )
+    return dataclasses.replace(found, sampler=record.sampler, pruner=record.pruner)
+
+
+def _source(found: "Search") -> str:
+    module = sys.modules[found.define.__module__]
+    return Path(str(module.__file__)).read_text(encoding="utf-8")
+
+
+def _options(arguments: Namespace) -> "Options":
+    from vltune.search import Options
+
+    return Options(
+        storage=arguments.storage,
+        address=arguments.address,
+        concurrent=getattr(arguments, "concurrent", None),
+        workers=getattr(arguments, "workers", None) or 1,
+        gpus_per_worker=getattr(arguments, "gpus_per_worker", None),
+        threads=getattr(arguments, "threads", None),
+        isolate=getattr(arguments, "isolate", False),
+    )
+
+
+def _launch(
+    found: "Search",
+    arguments: Namespace,
+    screen: Screen,
+    *,
+    space: str,
+    name: str | None,
+    pins: dict[str, Any],
+    rows: dict[str, Any],
+) -> int:
+    """Checks everything that can be checked before Ray starts, then runs."""
+    from vltune.ledger import Ledger, SearchRecord
+    from vltune.search import run_name, versions
+    from vltune.space import SEARCH_NAME, check, example
+
+    found = dataclasses.replace(found, rows=rows, base_row=found.base_row if found.base_row in rows else "")
+    if name is not None and not SEARCH_NAME.fullmatch(name):
+        raise BadInput(
+            f"--name {name!r} is not possible: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter "
+            "or a digit."
+        )
+    check(found, pins=pins)
+    ledger = Ledger.of(arguments.storage)
+    if name is not None and name in {record.name for record in ledger.searches()}:
+        raise BadInput(f"there is a run {name!r} already: take another --name, or `vltune resume {name}`.")
+    data = arguments.data or _scenes(arguments.storage, screen)
+    data = str(Path(data).expanduser().absolute())
+    config = dataclasses.replace(example(found, pins=pins), data=data)
+    opened = found.family.load(config, str(arguments.storage.absolute() / "cache"))
+    expected = pins.pop("data_hash", opened.hash)
+    if expected != opened.hash:
+        raise BadInput(
+            f"{data} is not the data of that trial: its content hash is {opened.hash[:12]}…, not {expected[:12]}…; "
+            "give its folder with --data."
+        )
+    for note in opened.notes:
+        screen.say(f"data: {note}")
+    options = _options(arguments)
+    record = SearchRecord(
+        name=name or run_name(ledger, found.name),
+        search=found.name,
+        space=str(Path(space).expanduser().absolute()) if space.endswith(".py") else space,
+        source=_source(found),
+        question=found.question,
+        family=found.family.name,
+        metrics=dict(found.family.metrics),
+        objective=str(pins.get("objective", found.objective)),
+        direction=lookup(found.family.metrics, str(pins.get("objective", found.objective)), "metric"),
+        num_trials=found.num_trials,
+        sampler=found.sampler,
+        pruner=found.pruner,
+        seed=int(pins.get("seed", 0)),
+        pins=pins,
+        data=data,
+        data_hash=opened.hash,
+        rows={key: dict(value) for key, value in rows.items()},
+        base_row=found.base_row,
+        group_by=found.group_by,
+        columns=found.columns,
+        notes=tuple(note for note in (*opened.notes, found.note) if note),
+        workers=options.workers,
+        gpus_per_worker=options.gpus_per_worker,
+        threads=options.threads,
+        concurrent=options.concurrent,
+        isolate=options.isolate,
+        versions=versions(),
+        created=time.time(),
+    )
+    return _drive(found, ledger, record, options, screen, fresh=True)
+
+
+def _scenes(storage: Path, screen: Screen) -> str:
+    from trainables.parts.scenes import write_scenes
+
+    folder = storage / "scenes"
+    if not folder.exists():
+        screen.say(f"no --data was given: drawing generated pictures into {folder}")
+    write_scenes(str(folder))
+    return str(folder)
+
+
+def _drive(
+    found: "Search", ledger: "Ledger", record: "SearchRecord", options: "Options", screen: Screen, *, fresh: bool
+) -> int:
+    """Runs or resumes, shows the table, and says what to do next."""
+    from vltune import search as driver
+    from vltune.compare import as_json
+    from vltune.console import Progress, as_text
+    from vltune.summary import best_report, best_trial, table
+
+    screen.say(f"run {record.name}: {record.num_trials} trials of {record.search} on {record.data}")
+    try:
+        driver.run(found, ledger, record, options=options, display=Progress(), fresh=fresh)
+    except driver.Interrupted:
+        screen.say(f"stopped. Go on with: vltune resume {record.name}{_storage_flag(options.storage)}")
+        return 130
+    trials = ledger.trials(record.name)
+    states = Counter(trial.state for trial in trials)
+    document: dict[str, Any] = {"run": record.name, "trials": dict(states)}
+    text = ""
+    if any(trial.config for trial in trials):
+        shown = table(ledger, [record.name])
+        text, document["table"] = as_text(shown, width=screen.width), as_json(shown)
+    if states["finished"] + states["pruned"]:
+        winner = best_trial(ledger, record.name)
+        best = best_report(ledger.epochs(winner.uid))
+        document["best"] = {"uid": winner.uid, "metrics": dict(best.metrics) if best else {}, "config": winner.config}
+    screen.result(text, document)
+    for trial in trials:
+        if trial.state == "failed":
+            screen.say(f"{trial.row or trial.uid} failed: {trial.error}")
+    if "best" in document:
+        screen.say(f"promote the best: vltune promote {record.name}{_storage_flag(options.storage)}")
+    if not states["failed"]:
+        return 0
+    return SOME_TRIALS_FAILED if len(trials) > states["failed"] else 1
+
+
+def _storage_flag(storage: Path) -> str:
+    return "" if storage == Path("runs") else f" --storage {storage}"
+
+
+def status(arguments: Namespace, screen: Screen) -> int:
+    """Where the runs stand."""
+    from vltune.console import grid_text
+    from vltune.ledger import Ledger
+    from vltune.summary import best_report
+
+    ledger = Ledger.of(arguments.storage)
+    records = [ledger.search(arguments.run)] if arguments.run else ledger.searches()
+    documents = []
+    for record in records:
+        trials = ledger.trials(record.name)
+        driver = ledger.driver(record.name)
+        state = "interrupted" if record.state in ("running", "stopping") and driver is None else record.state
+        rows = []
+        for trial in trials:
+            epochs = ledger.epochs(trial.uid)
+            best = best_report(epochs)
+            ended = trial.state not in ("running",) or driver is not None
+            rows.append(
+                {
+                    "uid": trial.uid,
+                    "row": trial.row,
+                    "state": trial.state if ended else "interrupted",
+                    "epoch": epochs[-1].epoch if epochs else 0,
+                    "epochs": trial.config.get("epochs", 0),
+                    record.objective: best.metrics[record.objective] if best else None,
+                    "error": trial.error,
+                }
+            )
+        values = [row[record.objective] for row in rows if row[record.objective] is not None]
+        pick = max if record.direction == "max" else min
+        documents.append(
+            {
+                "run": record.name,
+                "state": state,
+                "driver": driver,
+                "trials": dict(Counter(row["state"] for row in rows)),
+                "num_trials": record.num_trials,
+                "objective": record.objective,
+                "best": pick(values) if values else None,
+                "unsent_to_mlflow": ledger.backlog(record.name),
+                "rows": rows,
+            }
+        )
+    if arguments.run:
+        document = documents[0]
+        head = f"{document['run']}: {document['state']}, {_states(document['trials'])} of {document['num_trials']}"
+        waiting = document["unsent_to_mlflow"]
+        tail = f"\n{waiting} rows wait for MLflow." if waiting and not document["driver"] else ""
+        if document["state"] == "interrupted":
+            tail += f"\nGo on with: vltune resume {document['run']}{_storage_flag(arguments.storage)}"
+        screen.result(f"{head}\n{grid_text(document['rows'], width=screen.width)}{tail}", document)
+    else:
+        short = [
+            {
+                "run": d["run"],
+                "state": d["state"],
+                "trials": f"{_states(d['trials'])} of {d['num_trials']}",
+                "best": "" if d["best"] is None else f"{d['objective']} {d['best']:.4g}",
+            }
+            for d in documents
+        ]
+        screen.result(grid_text(short, width=screen.width) if short else "no run was started here yet.", documents)
+    return 0
+
+
+def _states(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "0"
+
+
+def stop(arguments: Namespace, screen: Screen) -> int:
+    """Stops a run that another process drives."""
+    from vltune.ledger import Ledger
+
+    ledger = Ledger.of(arguments.storage)
+    ledger.search(arguments.run)
+    driver = ledger.driver(arguments.run)
+    if driver is None:
+        raise BadInput(f"the run {arguments.run!r} is not being driven: there is nothing to stop.")
+    ledger.set_state(arguments.run, "stopping")
+    deadline = time.monotonic() + 60
+    while ledger.driver(arguments.run) == driver and time.monotonic() < deadline:
+        time.sleep(0.3)
+    if ledger.driver(arguments.run) == driver:
+        raise TimeoutError(f"{driver} has not stopped {arguments.run!r} within a minute")
+    text = f"stopped {arguments.run}. Go on with: vltune resume {arguments.run}{_storage_flag(arguments.storage)}"
+    screen.result(text, {"run": arguments.run, "state": ledger.state(arguments.run)})
+    return 0
+
+
+def compare(arguments: Namespace, screen: Screen) -> int:
+    """Shows runs in one table."""
+    from vltune.compare import as_csv, as_json, as_markdown
+    from vltune.console import as_text
+    from vltune.ledger import Ledger
+    from vltune.summary import table
+
+    shown: Table = table(Ledger.of(arguments.storage), arguments.runs, sort_by=arguments.sort or "")
+    if arguments.format == "md":
+        text = as_markdown(shown)
+    elif arguments.format == "csv":
+        text = as_csv(shown).rstrip("\n")
+    else:
+        text = as_text(shown, width=screen.width)
+    screen.result(text, as_json(shown))
+    return 0
+
+
+# -- models
+
+
+def promote(arguments: Namespace, screen: Screen) -> int:
+    """Scores a model on the test split and makes it a version of a registered model."""
+    from vltune.promotion import promote as promote_trial
+
+    model, scores = promote_trial(
+        arguments.storage,
+        arguments.run,
+        uid=arguments.trial,
+        name=arguments.model,
+        alias=arguments.alias,
+        families=_families(arguments),
+        say=screen.say,
+    )
+    shown = ", ".join(f"{key} {value:.4g}" for key, value in scores.items())
+    reference = f"{model.name}@{arguments.alias}"
+    text = f"{reference} is version {model.version} now: trial {model.trial_uid}\ntest split: {shown}"
+    screen.result(text, {"reference": reference, "test": scores, **asdict(model)})
+    screen.say(f"use it: vltune predict {reference} PICTURE{_storage_flag(arguments.storage)}")
+    return 0
+
+
+def _families(arguments: Namespace) -> dict[str, Any]:
+    """The shipped families, and that of a person's own file."""
+    from search_spaces import SEARCHES
+    from trainables import FAMILIES
+    from vltune.space import load_search
+
+    if getattr(arguments, "space", None) is None:
+        return dict(FAMILIES)
+    family = load_search(arguments.space, SEARCHES).family
+    return {**FAMILIES, family.name: family}
+
+
+def models(arguments: Namespace, screen: Screen) -> int:
+    """Lists what was promoted."""
+    from vltune.console import grid_text
+    from vltune.registry import Registry
+    from vltune.tracking import Tracker
+
+    found = Registry(Tracker(arguments.storage)).models()
+    rows = [
+        {
+            "model": f"{model.name}/{model.version}",
+            "alias": ", ".join(f"@{alias}" for alias in model.aliases),
+            "trial": model.trial_uid,
+            **{key: f"{model.metrics[key]:.4g}" for key in list(model.metrics)[:3]},
+            "promoted": time.strftime("%Y-%m-%d %H:%M", time.localtime(model.created)),
+        }
+        for model in found
+    ]
+    empty = "nothing was promoted yet: vltune promote RUNNAME"
+    screen.result(grid_text(rows, width=screen.width) if rows else empty, [asdict(model) for model in found])
+    return 0
+
+
+def predict(arguments: Namespace, screen: Screen) -> int:
+    """Lets a promoted model say what it thinks of new pictures."""
+    from vltune.promotion import load_promoted, predict_samples
+
+    model = load_promoted(arguments.storage, arguments.model, families=_families(arguments))
+    records = predict_samples(model, model.read(arguments.sources))
+    lines = [f"{source}: {record.get('caption')}" for source, record in zip(arguments.sources, records, strict=True)]
+    document = [{"source": s, **record} for s, record in zip(arguments.sources, records, strict=True)]
+    screen.result("\n".join(lines), document)
+    return 0
+
+
+def ui(arguments: Namespace, screen: Screen) -> int:
+    """Serves MLflow's pages over the storage folder, on this machine only."""
+    from vltune.ui import database, ui_command
+
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        raise BadInput(f"MLFLOW_TRACKING_URI is set: the runs are at {os.environ['MLFLOW_TRACKING_URI']}, open that.")
+    if not database(arguments.storage).exists():
+        raise NotFound(f"{arguments.storage} holds no runs yet: start with `vltune search quickstart`.")
+    screen.say(f"MLflow at http://127.0.0.1:{arguments.port} (Ctrl-C ends it)")
+    command = ui_command(arguments.storage, port=arguments.port)
+    os.execv(command[0], command)  # noqa: S606 (no shell is wanted)
+
+
+# -- data
+
+
+def data_validate(arguments: Namespace, screen: Screen) -> int:
+    """Looks a data set over."""
+    from trainables.parts.inspection import validate_folder
+
+    findings = validate_folder(arguments.path)
+    lines = [f"{finding.kind}: {finding.text}" for finding in findings]
+    lines.append(f"{arguments.path}: {len(findings)} findings" if findings else f"{arguments.path}: nothing is wrong")
+    screen.result("\n".join(lines), [asdict(finding) for finding in findings])
+    return 2 if findings else 0
+
+
+def data_stats(arguments: Namespace, screen: Screen) -> int:
+    """Counts a data set and plots its picture sizes and caption lengths."""
+    from trainables.parts.inspection import folder_stats
+    from vltune.figures import caption_lengths, picture_sizes
+
+    stats = folder_stats(arguments.path)
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    plots = {"picture_sizes": picture_sizes(stats), "caption_lengths": caption_lengths(stats)}
+    for name, figure in plots.items():
+        figure.savefig(out / f"{name}.png", dpi=130)
+    sizes = [sorted(stats["widths"]), sorted(stats["heights"])]
+    (widths, heights), middle = sizes, len(sizes[0]) // 2
+    lengths = [length for length, count in stats["caption_lengths"].items() for _ in range(count)]
+    lines = [
+        f"{stats['name']}: {stats['pictures']} pictures, {stats['captions']} captions, "
+        f"{stats['vocabulary']} different words",
+        *(f"  {name}: {c['pictures']} pictures, {c['captions']} captions" for name, c in stats["splits"].items()),
+        f"pictures: {widths[0]} to {widths[-1]} wide (median {widths[middle]}), "
+        f"{heights[0]} to {heights[-1]} high (median {heights[middle]}) pixels",
+        f"captions: {lengths[0]} to {lengths[-1]} words (median {lengths[len(lengths) // 2]})",
+        *stats["notes"],
+        *(f"plot: {out / name}.png" for name in plots),
+    ]
+    screen.result("\n".join(lines), {**stats, "plots": [str(out / f"{name}.png") for name in plots]})
+    return 0
+
+
+def data_scenes(arguments: Namespace, screen: Screen) -> int:
+    """Draws the generated pictures."""
+    from trainables.parts.scenes import write_scenes
+
+    write_scenes(arguments.path, pictures=arguments.pictures, seed=arguments.seed)
+    text = f"{arguments.path}: {arguments.pictures} generated pictures with five captions each"
+    screen.result(text, {"path": arguments.path, "pictures": arguments.pictures, "seed": arguments.seed})
+    return 0

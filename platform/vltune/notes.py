@@ -1,0 +1,115 @@
+"""What a person reads on the page of a run: Markdown from plain values."""
+
+from collections.abc import Mapping, Sequence
+
+LONGEST = 7900
+"""Characters of a note; MLflow stores 8000."""
+
+_PICTURES = 4
+
+
+def search_note(
+    *,
+    question: str,
+    run: str,
+    objective: str,
+    trials: Mapping[str, int] | None = None,
+    best: str = "",
+    table: str = "",
+    remarks: str = "",
+) -> str:
+    """The note of a search.
+
+    Args:
+        question: what the search asks.
+        run: its name, which the commands take.
+        objective: the metric that it optimises.
+        trials: state -> how many trials ended in it; empty while the search runs.
+        best: the best row, in one line.
+        table: the comparison in Markdown. Its last rows are left out where the note would grow too long.
+        remarks: more Markdown.
+    """
+    parts = [question]
+    if trials:
+        states = ", ".join(f"{count} {state}" for state, count in trials.items())
+        parts.append(f"**{sum(trials.values())} trials:** {states}. Objective: `{objective}`.")
+    else:
+        parts.append(f"The search is running. Objective: `{objective}`.")
+    if best:
+        parts.append(f"**Best:** {best}")
+    end = [remarks] if remarks else []
+    if trials:
+        end.append(
+            "The table with all rows, as Markdown, CSV and picture, is under *Artifacts*, in `comparison`.\n\n"
+            f"Promote the best model: `vltune promote {run}`. Train one row again: `vltune rerun UID`."
+        )
+    room = LONGEST - len("\n\n".join([*parts, *end])) - 100
+    if table:
+        parts.append(_shorten(table.strip(), room))
+    return "\n\n".join([*parts, *end])
+
+
+def trial_note(
+    *,
+    uid: str,
+    state: str,
+    searched: Mapping[str, object],
+    best_epoch: int | None = None,
+    metrics: Mapping[str, float] | None = None,
+    captions: Mapping[str, str] | None = None,
+    remarks: str = "",
+    error: str = "",
+    picture_url: str = "",
+) -> str:
+    """The note of a trial.
+
+    Args:
+        uid: the trial's.
+        state: how it ended.
+        searched: the values that the sampler chose.
+        best_epoch: the epoch that counts.
+        metrics: its metrics.
+        captions: file name of a picture -> what the model said of it.
+        remarks: more Markdown.
+        error: why it failed.
+        picture_url: address of a picture with ``{}`` for its file name; empty shows names only.
+    """
+    where = f", best epoch {best_epoch}" if best_epoch is not None else ""
+    parts = [f"Trial `{uid}`: **{state}**{where}. Train it again: `vltune rerun {uid}`."]
+    if error:
+        parts.append(f"**Error:** {error}")
+    if shown := list((captions or {}).items())[:_PICTURES]:
+        # MLflow folds a note after a few lines: the pictures come first.
+        heads = [f"![{name}]({picture_url.format(name)})" if picture_url else f"`{name}`" for name, _ in shown]
+        said = [_cell(text)[:300] for _, text in shown]
+        parts.append("\n".join([_row(heads), _row(["---"] * len(shown)), _row(said)]))
+    if remarks:
+        parts.append(remarks)
+    if metrics:
+        parts.append(_pairs("metric", {key: f"{value:.4g}" for key, value in metrics.items()}))
+    if searched:
+        parts.append(_pairs("searched", searched))
+    return _shorten("\n\n".join(parts), LONGEST)
+
+
+def _pairs(title: str, values: Mapping[str, object]) -> str:
+    rows = [_row([key, _cell(str(value))]) for key, value in values.items()]
+    return "\n".join([_row([title, "value"]), _row(["---", "---"]), *rows])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _shorten(text: str, room: int) -> str:
+    if len(text) <= room:
+        return text
+    lines = text.split("\n")
+    kept = 0
+    while kept < len(lines) and len("\n".join(lines[: kept + 1])) <= room:
+        kept += 1
+    return "\n".join(lines[:kept]) + f"\n\n({len(lines) - kept} more lines are left out here.)"

@@ -1,0 +1,463 @@
+"""The driver of a search: asks the study, lets Ray Tune run trials in slots, writes what they say to the ledger."""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vltune import cluster
+from vltune.contract import BadInput, Direction, EpochReport, Search
+from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
+from vltune.sender import Event as Sent
+from vltune.sender import SearchRun, Sender
+from vltune.space import resolve
+from vltune.study import Study
+from vltune.summary import best_report, checkpoint_folder, trial_folder, write_summary
+from vltune.tracking import Tracker
+
+_log = logging.getLogger(__name__)
+
+FAILURES_IN_A_ROW = 10
+"""So many configurations in a row that cannot even be made, or fail before their first epoch, end the search."""
+
+
+class Display(Protocol):
+    """What is told of a running search."""
+
+    def say(self, text: str) -> None:
+        """A line about what happens."""
+        ...
+
+    def start(self, total_trials: int, *, objective: str, direction: Direction, finished: int = 0) -> None:
+        """The search begins, or goes on; some trials ended before."""
+        ...
+
+    def trial_started(self, uid: str, row: str, parameters: Mapping[str, Any], epochs: int) -> None:
+        """A trial begins, or goes on."""
+        ...
+
+    def epoch(self, uid: str, report: EpochReport) -> None:
+        """An epoch ended."""
+        ...
+
+    def trial_ended(self, uid: str, state: str, error: str) -> None:
+        """A trial ended."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        ...
+
+
+class Interrupted(Exception):
+    """The search was stopped from outside; it can be resumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a search is to be run; None lets the cluster's room decide."""
+
+    storage: Path
+    address: str | None = None
+    concurrent: int | None = None
+    workers: int = 1
+    gpus_per_worker: float | None = None
+    threads: int | None = None
+    isolate: bool = False
+
+
+def versions() -> dict[str, str]:
+    """What a trial's numbers depend on."""
+    packages = ("vltune", "torch", "torchvision", "ray", "optuna", "tokenizers", "pycocoevalcap")
+    return {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
+
+
+def run_name(ledger: Ledger, wanted: str) -> str:
+    """The search's own name if it is free, else the first free one of ``name-2``, ``name-3``, …"""
+    taken = {record.name for record in ledger.searches()}
+    return next(n for n in (wanted, *(f"{wanted}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+
+
+def run(
+    search: Search, ledger: Ledger, record: SearchRecord, *, options: Options, display: Display, fresh: bool
+) -> None:
+    """Runs a search to its end, or goes on with one.
+
+    Args:
+        search: the space.
+        ledger: where everything is written.
+        record: the search's record; entered into the ledger when ``fresh``.
+        options: where and how.
+        display: what a person sees.
+        fresh: whether the search is new.
+
+    Raises:
+        BadInput: the name is taken, the run is being driven by somebody else, or the cluster has no such room.
+        Unreachable: the cluster or the ledger does not answer.
+        Interrupted: it was stopped; ``vltune resume`` goes on.
+    """
+    if fresh:
+        ledger.create_search(record)
+    ledger.acquire(record.name)
+    try:
+        ledger.set_state(record.name, "running")
+        with _stoppable(ledger, record.name):
+            _Driver(search, ledger, record, options=options, display=display).run()
+        ledger.set_state(record.name, "finished")
+    except KeyboardInterrupt:
+        ledger.set_state(record.name, "interrupted")
+        raise Interrupted(record.name) from None
+    except BaseException:
+        ledger.set_state(record.name, "interrupted")
+        raise
+    finally:
+        ledger.release(record.name)
+
+
+@contextmanager
+def _stoppable(ledger: Ledger, name: str) -> Iterator[None]:
+    """Renews the lease, and turns SIGTERM and ``vltune stop`` into what Ctrl-C does; twice ends at once."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(2):
+            try:
+                if not ledger.beat(name) or ledger.state(name) == "stopping":
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+            except Exception as error:  # noqa: BLE001 (a busy database must not end the search)
+                _log.warning("the lease could not be renewed: %s", error)
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(130))
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C still ends the process; the first one does not break what is being tidied."""
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Driver:
+    """One search from its first question to its summary."""
+
+    def __init__(
+        self,
+        search: Search,
+        ledger: Ledger,
+        record: SearchRecord,
+        *,
+        options: Options,
+        display: Display,
+    ) -> None:
+        self.search, self.ledger, self.record, self.display, self.options = search, ledger, record, display, options
+        self.folder = options.storage.absolute() / record.name
+        self.study = Study(
+            ledger.url,
+            record.name,
+            direction=record.direction,
+            sampler=record.sampler,
+            pruner=record.pruner,
+            seed=record.seed,
+            num_trials=record.num_trials,
+        )
+        self.unfinished: list[TrialRecord] = []
+        self.numbers: dict[str, int] = {}
+        self.failures = 0
+        self.cause: BaseException | None = None
+        self.sender = Sender(
+            Tracker(options.storage),
+            _Source(ledger, record, self.folder),
+            search=SearchRun(
+                run_name=record.name,
+                search=record.search,
+                source_text=record.source,
+                question=record.question,
+                objective=record.objective,
+                uid=f"{record.name}-{record.created:.0f}",
+                tags={"data": record.data, "data_hash": record.data_hash},
+                start_time=record.created or None,
+            ),
+            after=ledger.sent(record.name),
+        )
+
+    def run(self) -> None:
+        """Trains what is left to train, then sums up."""
+        self._reconcile()
+        self.sender.start()
+        try:
+            if self.unfinished or self.study.has_rows() or self._room():
+                self._train()
+            self._sum_up()
+        finally:
+            with _undisturbed():
+                self._flush()
+
+    def _train(self) -> None:
+        trials = self.ledger.trials(self.record.name)
+        self.display.say("starting Ray")
+        cluster.start(self.options.address)
+        try:
+            cluster.check_shared(self.options.storage)
+            self.shares = cluster.share(
+                concurrent=self.options.concurrent,
+                workers=self.options.workers,
+                gpus_per_worker=self.options.gpus_per_worker,
+                threads=self.options.threads,
+            )
+            self.record = self.ledger.change(
+                self.record.name,
+                concurrent=self.shares.concurrent,
+                threads=self.shares.threads,
+                gpus_per_worker=self.shares.gpus_per_worker,
+            )
+            self._check_precision()
+            self.display.start(
+                max(self.record.num_trials, len(trials)),
+                objective=self.record.objective,
+                direction=self.record.direction,
+                finished=sum(trial.state in ENDED for trial in trials),
+            )
+            self._tune()
+        finally:
+            self.display.close()
+            with _undisturbed():
+                cluster.stop()
+        if self.cause is not None:
+            raise self.cause
+
+    def _check_precision(self) -> None:
+        if self.record.pins.get("precision") == "fp16" and not self.shares.gpus_per_worker:
+            raise BadInput("precision='fp16' needs GPUs, and each worker has none: take float32 or bf16.")
+
+    def _flush(self) -> None:
+        if not self.sender.flush(timeout=60):
+            self.display.say(
+                f"MLflow has not taken {self.sender.backlog()} rows yet ({self.sender.trouble or 'slow'}); "
+                f"they wait in the ledger: `vltune resume {self.record.name}` sends them."
+            )
+        for _, reason in self.sender.refused:
+            self.display.say(f"MLflow refused a row: {reason}")
+        self.sender.stop()
+
+    def _sum_up(self) -> None:
+        """Writes tables and plots, and hands them to the sender."""
+        if any(self.ledger.epochs(trial.uid) for trial in self.ledger.trials(self.record.name)):
+            payload = write_summary(self.ledger, self.record.name, self.options.storage)
+            self.ledger.add_summary(self.record.name, payload)
+
+    def _reconcile(self) -> None:
+        """Makes ledger and study agree after a kill, and finds the trials that are to go on."""
+        trials = self.ledger.trials(self.record.name)
+        self.study.drop_unknown([trial.number for trial in trials])
+        if not trials and not self.study.has_rows():
+            self.study.add_rows(self.record.rows)
+        for trial in trials:
+            self.numbers[trial.uid] = trial.number
+            epochs = self.ledger.epochs(trial.uid)
+            if trial.state not in ENDED and epochs and epochs[-1].last:  # the kill came before its end was noted
+                self._end(trial.uid, "finished")
+            elif trial.state in ENDED:
+                self.study.tell(trial.number, trial.state, self._value(trial.uid))
+            else:
+                self.study.reopen(trial.number)
+                for report in epochs:
+                    self.study.report(trial.number, report.epoch, report.metrics[self.record.objective])
+                self.unfinished.append(trial)
+
+    # -- Tune's side
+
+    def _tune(self) -> None:
+        from vltune.tuning import run_trials
+
+        _ship_by_value(self.search)
+        storage = self.options.storage.absolute()
+        run_trials(
+            self,
+            family=self.search.family,
+            shares=self.shares,
+            cache=storage / "cache",
+            scratch=self.folder / ".ray",
+            isolate=self.options.isolate,
+        )
+
+    def next_trial(self) -> dict[str, Any] | None:
+        """What a free slot trains next: what was left unfinished, then named rows, then what the sampler suggests."""
+        if self.unfinished:
+            return self._assign(self.unfinished.pop(0))
+        while self.cause is None and (self.study.has_rows() or self._room()):
+            trial, row = self.study.ask()
+            try:
+                resolved = resolve(
+                    self.search,
+                    trial,
+                    row=self.record.rows[row] if row else None,
+                    pins=self.record.pins,
+                    defaults={"data": self.record.data, "data_hash": self.record.data_hash, "seed": self.record.seed},
+                )
+            except BadInput as error:
+                self._end(self._enter(trial.number, row, config={}).uid, "failed", error=str(error))
+                continue
+            return self._assign(
+                self._enter(
+                    trial.number,
+                    row,
+                    config=resolved.config.fields(),
+                    searched=tuple(resolved.searched),
+                    notes=resolved.notes,
+                )
+            )
+        return None
+
+    def _room(self) -> bool:
+        return len(self.ledger.trials(self.record.name)) < self.record.num_trials
+
+    def _enter(
+        self,
+        number: int,
+        row: str,
+        *,
+        config: dict[str, Any],
+        searched: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> TrialRecord:
+        added = self.ledger.add_trial(self.record.name, number, row=row, config=config, searched=searched, notes=notes)
+        self.numbers[added.uid] = number
+        return added
+
+    def _assign(self, trial: TrialRecord) -> dict[str, Any]:
+        self.ledger.start_attempt(trial.uid, time=time.time())
+        searched = {key: trial.config[key] for key in trial.searched}
+        self.display.trial_started(trial.uid, trial.row, searched, trial.config.get("epochs", 0))
+        epochs = self.ledger.epochs(trial.uid)
+        return {
+            "uid": trial.uid,
+            "config": trial.config,
+            "folder": str(trial_folder(self.options.storage, trial)),
+            "known_epoch": epochs[-1].epoch if epochs else -1,
+            "record": {
+                "uid": trial.uid,
+                "run": trial.search,
+                "row": trial.row,
+                "searched": list(trial.searched),
+                "workers": self.shares.workers,
+                "threads": self.shares.threads,
+                "gpus_per_worker": self.shares.gpus_per_worker,
+                "notes": list(trial.notes),
+                "versions": self.record.versions,
+            },
+        }
+
+    def hear(self, uid: str, message: dict[str, Any]) -> bool:
+        """Takes in what a trial says; returns whether it goes on."""
+        if message["kind"] == "restarted":
+            attempt = self.ledger.start_attempt(uid, time=time.time())
+            self.display.say(f"{uid}: its workers died; attempt {attempt} goes on from the last committed epoch")
+            return True
+        if message["kind"] == "failed":
+            self._end(uid, "failed", error=message["error"])
+            return False
+        report = EpochReport(**message["report"])
+        if self.ledger.record_epoch(uid, report):
+            self.display.epoch(uid, report)
+        prune = self.study.report(self.numbers[uid], report.epoch, report.metrics[self.record.objective])
+        if report.last or prune:
+            self._end(uid, "finished" if report.last else "pruned")
+        return not (report.last or prune)
+
+    def lost(self, uid: str) -> None:
+        """A slot died more often than Tune would have it."""
+        self._end(uid, "failed", error="its slot died three times; its last words are in Ray's log files")
+
+    def _end(self, uid: str, state: str, error: str = "") -> None:
+        if self.ledger.trial(uid).state in ENDED:
+            return
+        self.ledger.end_trial(uid, state, error=error)
+        self.study.tell(self.numbers[uid], state, self._value(uid))
+        self.display.trial_ended(uid, state, error)
+        early = state == "failed" and not self.ledger.epochs(uid)
+        self.failures = self.failures + 1 if early else 0
+        if self.failures >= FAILURES_IN_A_ROW:
+            self.cause = BadInput(f"{self.failures} trials in a row failed before their first epoch; the last: {error}")
+
+    def _value(self, uid: str) -> float:
+        best = best_report(self.ledger.epochs(uid))
+        return best.metrics[self.record.objective] if best else float("nan")
+
+
+def _ship_by_value(search: Search) -> None:
+    """A family that a person's own file defines cannot be imported by workers: they get its code."""
+    import ray.cloudpickle
+
+    for owner in {search.define.__module__, search.family.__module__}:
+        if owner.startswith("vltune_search_"):
+            ray.cloudpickle.register_pickle_by_value(sys.modules[owner])
+
+
+class _Source:
+    """The ledger's events, with what MLflow is to be told of each."""
+
+    def __init__(self, ledger: Ledger, record: SearchRecord, folder: Path) -> None:
+        self.ledger, self.record, self.folder = ledger, record, folder
+
+    def pending(self, after: int, limit: int) -> list[Sent]:
+        """The next events after a sequence number."""
+        events = self.ledger.pending(self.record.name, after=after, limit=limit)
+        return [Sent(e.sequence, e.uid, e.kind, e.time, self._payload(e.uid, e.kind, e.payload)) for e in events]
+
+    def mark_sent(self, sequence: int) -> None:
+        """Remembers that MLflow has everything up to here."""
+        self.ledger.mark_sent(self.record.name, sequence)
+
+    def _payload(self, uid: str, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if kind == "summary":
+            return payload
+        if kind == "epoch":
+            return {"epoch": payload["epoch"], "metrics": payload["metrics"]}
+        trial = self.ledger.trial(uid)
+        if kind == "started":
+            shared = {key: str(value) for key, value in self.record.versions.items()}
+            return {
+                "params": trial.config,
+                "searched": list(trial.searched),
+                "name": trial.row or uid,
+                "number": trial.number,
+                "tags": {"vltune.row": trial.row, "vltune.attempt": str(payload["attempt"]), **shared},
+            }
+        best = best_report(self.ledger.epochs(uid))
+        if best is None:
+            return payload
+        checkpoint = checkpoint_folder(self.folder.parent, trial, best)
+        samples = checkpoint / "samples"
+        return {
+            **payload,
+            "note": "\n".join(best.notes),
+            "best_epoch": best.epoch,
+            "best": dict(best.metrics),
+            **({"checkpoint": str(checkpoint)} if checkpoint.is_dir() else {}),
+            **({"samples": str(samples)} if samples.is_dir() else {}),
+        }

@@ -1,0 +1,366 @@
+"""The space of a search: values that are pinned, configurations that come out, checks, and what is shown of it."""
+
+import ast
+import dataclasses
+import functools
+import math
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vltune.contract import BadInput, Direction, NotFound, Search, TrialConfig, nearest
+from vltune.parameters import Asked, Parameter, PinnedTrial, Plain, RandomTrial, plain_text
+from vltune.search_files import load_module, said, where
+
+SEARCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a search may be called: the name becomes a folder, an MLflow experiment and a key of the database."""
+
+_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A whole configuration, and how it came about."""
+
+    config: TrialConfig
+    searched: dict[str, Any]
+    """The parameters that the trial was asked for, with their values."""
+    notes: tuple[str, ...] = ()
+    """Where a row is not what its name promises, because a pin says otherwise: a line each."""
+
+
+def resolve(
+    search: Search,
+    trial: Asked | None,
+    *,
+    row: Mapping[str, Any] | None = None,
+    pins: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """The configuration of one trial.
+
+    Args:
+        search: whose ``define`` is called.
+        trial: Optuna's trial, or None where the row or the pins say everything.
+        row: one of ``search.rows``; it must say all that ``define`` asks for, and may replace further fields.
+        pins: constants, or a stored record; those that no branch of ``define`` asks for replace fields.
+        defaults: fields for which neither ``define``, nor the row, nor a pin has a word, such as ``data``.
+            The objective is the search's unless given here.
+
+    Raises:
+        BadInput: a key that nobody knows, a parameter that the row leaves open, a rule of the configuration broken.
+    """
+    name = next((n for n, r in search.rows.items() if r is row or r == row), "of this trial") if row is not None else ""
+    proxy = PinnedTrial(trial, pins=pins, row=row, strict=row is not None, row_name=name)
+    with _at(search, name):
+        return _resolved(search, proxy, defaults or {})
+
+
+def _resolved(search: Search, proxy: PinnedTrial, defaults: Mapping[str, Any]) -> Resolved:
+    config = search.define(proxy)
+    wanted = search.family.Config
+    if not isinstance(config, wanted):
+        raise BadInput(f"define returned {config!r}; it must return a {wanted.__qualname__}.")
+    fields = config.fields()
+    given = {**proxy.row, **proxy.pins}
+    unknown = next((key for key in given if key not in fields and key not in proxy.consumed), None)
+    if unknown is not None:
+        raise BadInput(f"unknown key {unknown!r} for {wanted.__qualname__}{nearest(unknown, {*fields, *proxy.asked})}")
+    untouched = {f.name: f.default for f in dataclasses.fields(config)}
+    filled = {k: v for k, v in {"objective": search.objective, **defaults}.items() if k not in {*given, *proxy.asked}}
+    # A field that define has moved away from its default is what the search's author wants.
+    filled = {k: v for k, v in filled.items() if k not in fields or fields[k] == untouched[k]}
+    replaced = {k: v for k, v in given.items() if k not in proxy.asked}
+    if replaced:  # what other branches ask for has no meaning in this one
+        elsewhere = _names(search.define)
+        replaced = {k: v for k, v in replaced.items() if k not in elsewhere}
+    notes = []
+    for key, value in proxy.pins.items() if proxy.row else ():
+        fixed = key in replaced and fields[key] != untouched[key]
+        planned = proxy.row.get(key, fields[key] if fixed else value)
+        if planned != value:
+            notes.append(f"{key}={plain_text(value)} was set, in place of {plain_text(planned)}")
+    return Resolved(type(config).from_fields({**fields, **filled, **replaced}), dict(proxy.searched), tuple(notes))
+
+
+def example(search: Search, *, pins: Mapping[str, Any] | None = None) -> TrialConfig:
+    """A configuration of the space, always the same: the base row's, the first row's, or one drawn at random."""
+    name = search.base_row or next(iter(search.rows), "")
+    proxy = PinnedTrial(RandomTrial(0), pins=pins, row=search.rows.get(name))
+    with _at(search, name):
+        return _resolved(search, proxy, {}).config
+
+
+@functools.cache
+def _names(define: Callable[[Any], TrialConfig]) -> frozenset[str]:
+    """Names of the parameters of all branches."""
+    trials = [PinnedTrial(RandomTrial(seed)) for seed in range(_SAMPLES)]
+    for trial in trials:
+        define(trial)
+    return frozenset(name for trial in trials for name in trial.asked)
+
+
+@contextmanager
+def _at(search: Search, row: str = "") -> Iterator[None]:
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"search {search.name!r}{f', row {row!r}' if row else ''}: {error}") from error
+
+
+def parse_pins(texts: Sequence[str], config: type[TrialConfig]) -> dict[str, Any]:
+    """Values of ``--set key=value`` texts, of the types that the configuration's fields have.
+
+    Raises:
+        BadInput: no ``=``, an unknown key, a key given twice, or a value that is not of the field's type.
+    """
+    types, pins = typing.get_type_hints(config), {}
+    known = {f.name: types[f.name] for f in dataclasses.fields(config)}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        key = key.strip()
+        if not sign:
+            raise BadInput(f"--set {text}: write it as key=value.")
+        if key not in known:
+            raise BadInput(f"--set {text}: unknown key {key!r} for {config.__qualname__}{nearest(key, known)}")
+        if key in pins:
+            raise BadInput(f"--set {text}: {key!r} is set twice; give it once.")
+        pins[key] = _parsed(key, value, known[key])
+    return pins
+
+
+def _parsed(key: str, text: str, kind: type) -> Plain:
+    if kind is str:
+        return text
+    words = {bool: "true or false", int: "a whole number", float: "a finite number"}
+    try:
+        value = {"true": True, "false": False}[text.strip().lower()] if kind is bool else kind(text)
+        if math.isfinite(value):  # of a number beyond float's range Python says OverflowError
+            return value
+    except (KeyError, ValueError, OverflowError):
+        pass
+    raise BadInput(f"--set {key}={text}: {key} is of type {kind.__name__} and must be {words[kind]}.")
+
+
+@dataclass(frozen=True)
+class Description:
+    """A search's space as ``vltune spaces NAME`` shows it."""
+
+    name: str
+    question: str
+    family: str
+    objective: str
+    direction: Direction
+    num_trials: int
+    sampler: str
+    pruner: str
+    parameters: tuple[Parameter, ...]
+    """In the order in which they are asked."""
+    fixed: Mapping[str, Any]
+    """Fields that every trial has alike and that differ from the configuration's defaults."""
+    derived: tuple[str, ...]
+    """Fields that ``define`` computes from others."""
+    rows: Mapping[str, Mapping[str, Any]]
+    base_row: str
+    note: str
+
+
+def describe(search: Search) -> Description:
+    """What a search asks for, found by sampling ``define`` with random answers, always the same ones.
+
+    Raises:
+        BadInput: ``define`` fails, or a range is impossible.
+    """
+    runs = _explore(search)
+    default = {f.name: f.default for f in dataclasses.fields(search.family.Config)}
+    first, *_ = configs = [config.fields() for _, config in runs]
+    alike = {k for k in default if all(fields[k] == first[k] for fields in configs)}
+    trials = [proxy for proxy, _ in runs]
+    parameters = [dataclasses.replace(p, condition=_condition(p, trials)) for p in _in_order(trials)]
+    asked = {p.name for p in parameters}
+    return Description(
+        name=search.name,
+        question=_with_question(search).question,
+        family=search.family.name,
+        objective=search.objective,
+        direction=search.direction,
+        num_trials=search.num_trials,
+        sampler=search.sampler,
+        pruner=search.pruner,
+        parameters=tuple(parameters),
+        fixed={k: first[k] for k in default if k in alike - asked - {"objective"} and first[k] != default[k]},
+        derived=tuple(k for k in default if k not in alike | asked),
+        rows=search.rows,
+        base_row=search.base_row,
+        note=search.note,
+    )
+
+
+def _explore(search: Search, pins: Mapping[str, Any] | None = None) -> list[tuple[PinnedTrial, TrialConfig]]:
+    runs = []
+    for seed in range(_SAMPLES):
+        proxy = PinnedTrial(RandomTrial(seed), pins=pins)
+        with _at(search):
+            try:
+                runs.append((proxy, _resolved(search, proxy, {}).config))
+            except BadInput as error:
+                values = ", ".join(f"{k}={plain_text(v)}" for k, v in proxy.values.items())
+                raise BadInput(f"{error} (with {values})" if values else str(error)) from error
+            except Exception as error:  # whatever a person's own define may raise, nothing else runs in here
+                raise BadInput(f"define fails at {where(error)}: {said(error)}") from error
+    return runs
+
+
+def _in_order(runs: Sequence[PinnedTrial]) -> list[Parameter]:
+    """All parameters; one that only some runs ask for stands behind the one that they asked for just before it."""
+    merged: list[Parameter] = []
+    for asked in dict.fromkeys(tuple(run.asked.values()) for run in runs):
+        place = 0
+        for parameter in asked:
+            if parameter not in merged:
+                merged.insert(place, parameter)
+            place = merged.index(parameter) + 1
+    return merged
+
+
+def _condition(parameter: Parameter, runs: Sequence[PinnedTrial]) -> str:
+    """When a parameter is asked, as the shortest list of other parameters' values that says it exactly."""
+    active = [run.asked.get(parameter.name) == parameter for run in runs]
+    if all(active):
+        return ""
+    seen: dict[str, set[Plain]] = {}
+    for run in runs:
+        for name, value in run.values.items():
+            seen.setdefault(name, set()).add(value)
+    allowed: dict[str, set[Plain]] = {}
+    users = [run for run, is_active in zip(runs, active, strict=True) if is_active]
+    for name in seen:
+        values = {run.values[name] for run in users if name in run.values}
+        if all(name in run.values for run in users) and values != seen[name] and len(seen[name]) <= 16:
+            allowed[name] = values
+
+    def exact(chosen: Mapping[str, set[Plain]]) -> bool:
+        return [all(run.values.get(k) in v for k, v in chosen.items()) for run in runs] == active
+
+    # The weakest conditions are dropped first: what is left is needed.
+    for name in sorted(allowed, key=lambda n: (-len(allowed[n]) / len(seen[n]), n)):
+        fewer = {k: v for k, v in allowed.items() if k != name}
+        allowed = fewer if fewer and exact(fewer) == exact(allowed) else allowed
+    if not allowed or not exact(allowed):
+        return f"in {100 * sum(active) / len(active):.0f} % of random trials"
+    return "only with " + " and ".join(_values(k, v, seen[k] - v) for k, v in allowed.items())
+
+
+def _values(name: str, allowed: set[Plain], others: set[Plain]) -> str:
+    if len(others) == 1 and len(allowed) > 2:
+        return f"{name} other than {plain_text(min(others))}"
+    return f"{name}={'|'.join(map(plain_text, sorted(allowed, key=lambda v: (isinstance(v, str), v))))}"
+
+
+def check(search: Search, *, pins: Mapping[str, Any] | None = None) -> None:
+    """Checks all that can be known of a search before anything starts.
+
+    Raises:
+        BadInput: a rule is broken; the text says which, where, and what to do.
+    """
+    if not SEARCH_NAME.fullmatch(search.name):
+        raise BadInput(
+            f"search name {search.name!r} is not possible: use 1 to 64 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or a digit."
+        )
+    with _at(search):
+        _check_words(search)
+    runs = _explore(search, pins)
+    with _at(search):
+        _check_names(search, runs)
+        asked = {name for run, _ in runs for name in run.asked}
+        idle = (pins or {}).keys() & _names(search.define) - asked
+        if idle:
+            others = ", ".join(f"{k}={plain_text(v)}" for k, v in (pins or {}).items() if k in asked)
+            raise BadInput(f"{min(idle)!r} is never asked for with {others}; do not set it, or change the others.")
+    for name, row in search.rows.items():
+        proxy = PinnedTrial(None, pins=pins, row=row, row_name=name)
+        with _at(search, name):
+            _resolved(search, proxy, {})
+            idle = asked & row.keys() - proxy.asked.keys()
+            if idle and not pins:
+                raise BadInput(f"{min(idle)!r} is not asked with the row's other values; remove it from the row.")
+
+
+def _check_words(search: Search) -> None:
+    metrics, fields = search.family.metrics, {f.name for f in dataclasses.fields(search.family.Config)}
+    for what, words, known in (
+        ("objective", [search.objective], metrics),
+        ("columns", search.columns, metrics),
+        ("group_by", [search.group_by] if search.group_by else [], fields),
+        ("base_row", [search.base_row] if search.base_row else [], search.rows),
+        ("sampler", [search.sampler], ("tpe", "random")),
+        ("pruner", [search.pruner], ("none", "successive_halving")),
+    ):
+        for word in words:
+            if word not in known:
+                raise BadInput(f"{what}={word!r} is unknown{nearest(word, known)}")
+    for name in search.rows:
+        if not name.strip() or not name.isprintable():
+            raise BadInput(f"the row name {name!r} is empty or not printable; rename the row.")
+    if search.num_trials < 1:
+        raise BadInput(f"num_trials={search.num_trials!r} is out of range: it must be at least 1.")
+
+
+def _check_names(search: Search, runs: Sequence[tuple[PinnedTrial, TrialConfig]]) -> None:
+    kinds: dict[str, Parameter] = {}
+    for proxy, config in runs:
+        fields = config.fields()
+        for name, parameter in proxy.asked.items():
+            if name not in fields:
+                owner = search.family.Config.__qualname__
+                raise BadInput(f"parameter {name!r} is no field of {owner}{nearest(name, fields)}")
+            if fields[name] != proxy.values[name]:
+                raise BadInput(
+                    f"parameter {name!r}: define was told {proxy.values[name]!r} but returned {name}={fields[name]!r}; "
+                    "give a parameter to the field of its own name, unchanged."
+                )
+            other = kinds.setdefault(name, parameter)
+            if (other.kind, other.choices) != (parameter.kind, parameter.choices):
+                raise BadInput(
+                    f"parameter {name!r}: its kind and choices differ from trial to trial; keep them the same."
+                )
+
+
+def load_search(name_or_path: str, table: Mapping[str, Search]) -> Search:
+    """A search of the table, or ``SEARCH`` of a person's own Python file, which may define a family of its own.
+
+    Raises:
+        NotFound: neither a search of the table nor a file.
+        BadInput: the file does not run, or defines no search.
+    """
+    if name_or_path in table:
+        return _with_question(table[name_or_path])
+    path = Path(name_or_path).expanduser()
+    if path.suffix != ".py":
+        hint = nearest(name_or_path, table)
+        raise NotFound(f"unknown search {name_or_path!r}{hint} Or give the path of a Python file that defines SEARCH.")
+    if not path.is_file():
+        raise NotFound(f"{path}: there is no such file; give the path of a Python file that defines SEARCH.")
+    found = getattr(load_module(path), "SEARCH", None)
+    if not isinstance(found, Search):
+        lines = [
+            s.lineno
+            for s in ast.parse(path.read_bytes()).body
+            if "SEARCH" in {n.id for n in ast.walk(s) if isinstance(n, ast.Name)}
+        ]
+        got = "defines no SEARCH" if found is None else f"SEARCH is a {type(found).__name__}"
+        raise BadInput(f"{path}:{lines[-1] if lines else 1}: {got}; write SEARCH = Search(...).")
+    return _with_question(found)
+
+
+def _with_question(search: Search) -> Search:
+    if search.question:
+        return search
+    text = (getattr(sys.modules.get(search.define.__module__), "__doc__", None) or "").strip()
+    return dataclasses.replace(search, question=text.partition("\n")[0])

@@ -1,0 +1,163 @@
+"""What came of a run, read from the ledger: rows of the table, best epochs, and the files that sum a search up."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vltune.compare import Table, as_csv, as_markdown, table_of
+from vltune.contract import BadInput, EpochReport, RunRow
+from vltune.ledger import Ledger, SearchRecord, TrialRecord
+from vltune.notes import search_note
+
+
+def trial_folder(storage: Path, trial: TrialRecord) -> Path:
+    """Where a trial's checkpoints lie."""
+    return storage.absolute() / trial.search / "trials" / trial.uid
+
+
+def checkpoint_folder(storage: Path, trial: TrialRecord, report: EpochReport) -> Path:
+    """Where the checkpoint of an epoch lies."""
+    return trial_folder(storage, trial) / "checkpoints" / report.checkpoint
+
+
+def best_report(epochs: Sequence[EpochReport]) -> EpochReport | None:
+    """The best epoch by the trial's own objective: the last that was the best when it was reported."""
+    return next((report for report in reversed(epochs) if report.best), None)
+
+
+def rows_of(ledger: Ledger, run: str) -> list[RunRow]:
+    """The trials of a run as rows of a table. A trial that could not even be configured has none."""
+    return [_row(ledger, trial) for trial in ledger.trials(run) if trial.config]
+
+
+def _row(ledger: Ledger, trial: TrialRecord) -> RunRow:
+    epochs = ledger.epochs(trial.uid)
+    best = best_report(epochs)
+    seconds = sum(e.metrics.get("train_seconds", 0.0) + e.metrics.get("evaluate_seconds", 0.0) for e in epochs)
+    return RunRow(
+        uid=trial.uid,
+        run=trial.search,
+        name=trial.row,
+        state=trial.state,
+        config=trial.config,
+        searched=trial.searched,
+        epochs=epochs[-1].epoch if epochs else 0,
+        best_epoch=best.epoch if best else 0,
+        metrics=dict(best.metrics) if best else {},
+        parameters=int(best.metrics["parameters"]) if best else 0,
+        seconds=seconds,
+        notes=tuple(epochs[-1].notes) if epochs else (),
+        error=trial.error,
+    )
+
+
+def table(ledger: Ledger, runs: Sequence[str], *, sort_by: str = "") -> Table:
+    """The comparison of one run, or of several on the same data.
+
+    Raises:
+        NotFound: there is no such run.
+        BadInput: nothing was trained yet, or the runs do not compare.
+    """
+    records = [ledger.search(run) for run in runs]
+    first = records[0]
+    for record in records:
+        if record.family != first.family:
+            raise BadInput(f"{record.name} is of the family {record.family}, {first.name} of {first.family}.")
+    rows = [row for run in runs for row in rows_of(ledger, run)]
+    if not rows:
+        raise BadInput(f"no trial of {', '.join(runs)} has been started yet: wait for the first.")
+    names = {row.name for row in rows}
+    notes = dict.fromkeys(note for record in records for note in record.notes)
+    return table_of(
+        rows,
+        objective=first.objective,
+        directions=first.metrics,
+        base_row=first.base_row if first.base_row in names else "",
+        group_by=first.group_by,
+        columns=first.columns,
+        sort_by=sort_by,
+        notes=[*notes, *_shared_notes(rows)],
+    )
+
+
+def _shared_notes(rows: Sequence[RunRow]) -> list[str]:
+    """What all rows have alike and a reader has to know."""
+    weights = {str(row.config["weights"]) for row in rows if "weights" in row.config}
+    return ["No pretrained weights: every encoder started at random."] if weights == {"none"} else []
+
+
+def best_trial(ledger: Ledger, run: str) -> TrialRecord:
+    """The finished trial with the best objective; pruned ones if none finished.
+
+    Raises:
+        NotFound: there is no such run.
+        BadInput: no trial of it ended with a checkpoint.
+    """
+    record = ledger.search(run)
+    ranked = []
+    for trial in ledger.trials(run):
+        best = best_report(ledger.epochs(trial.uid))
+        if best is not None and trial.state in ("finished", "pruned"):
+            value = best.metrics[record.objective]
+            rank = -value if record.direction == "max" else value
+            ranked.append((trial.state != "finished", rank if math.isfinite(rank) else math.inf, trial.number, trial))
+    if not ranked:
+        raise BadInput(f"no trial of {run!r} has finished: there is nothing to promote yet.")
+    return min(ranked, key=lambda entry: entry[:3])[3]
+
+
+def write_summary(ledger: Ledger, run: str, storage: Path) -> dict[str, Any]:
+    """Writes the table and the plots of a run into its folder; returns what the tracker is to be told."""
+    from vltune.figures import learning_curves, metric_against_parameters, table_picture
+
+    record, folder = ledger.search(run), storage.absolute() / run / "comparison"
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = table(ledger, [run])
+    (folder / "table.md").write_text(as_markdown(shown), encoding="utf-8")
+    (folder / "table.csv").write_text(as_csv(shown), encoding="utf-8")
+    figures = {"table": table_picture(shown)}
+    rows = {row.uid: row for row in rows_of(ledger, run)}
+    for metric in dict.fromkeys((record.objective, "val_loss", "train_loss")):
+        histories = {
+            row.name or row.uid: [(e.epoch, e.metrics[metric]) for e in ledger.epochs(uid) if metric in e.metrics]
+            for uid, row in rows.items()
+        }
+        histories = {name: points for name, points in histories.items() if points}
+        if histories:
+            figures[f"curves_{metric}"] = learning_curves(histories, metric)
+    searched = sorted({name for row in rows.values() for name in row.searched})
+    if searched and sum(bool(row.metrics) for row in rows.values()) > 1:
+        figures[f"parameters_{record.objective}"] = metric_against_parameters(
+            list(rows.values()), searched, record.objective
+        )
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=130)
+    return _payload(ledger, record, shown, folder)
+
+
+def _payload(ledger: Ledger, record: SearchRecord, shown: Table, folder: Path) -> dict[str, Any]:
+    trials = ledger.trials(record.name)
+    payload: dict[str, Any] = {
+        "state": "finished",
+        "files": str(folder),
+        "table": {column.title: shown.column(column.key) for column in shown.columns},
+    }
+    best = ""
+    if any(trial.state in ("finished", "pruned") for trial in trials):
+        winner = best_trial(ledger, record.name)
+        report = best_report(ledger.epochs(winner.uid))
+        assert report is not None, "a best trial has a best epoch"
+        payload["best"] = dict(report.metrics)
+        value = report.metrics[record.objective]
+        best = f"{winner.row or winner.uid} (`{winner.uid}`) with {record.objective} {value:.4g}"
+    payload["note"] = search_note(
+        question=record.question,
+        run=record.name,
+        objective=record.objective,
+        trials=Counter(trial.state for trial in trials),
+        best=best,
+        table=as_markdown(shown),
+    )
+    return payload

@@ -1,0 +1,280 @@
+import csv
+import io
+import json
+import math
+
+import pytest
+
+from vltune.compare import (
+    BEST,
+    BEST_OF_GROUP,
+    amount,
+    as_csv,
+    as_json,
+    as_markdown,
+    duration,
+    folded,
+    improvement,
+    table_of,
+    texts_of,
+)
+from vltune.contract import BadInput, NotFound, RunRow
+
+DIRECTIONS = {"val_loss": "min", "cider": "max"}
+CONFIG = {
+    "data": "d",
+    "data_hash": "abcdef0123456789",
+    "objective": "cider",
+    "epochs": 10,
+    "heads": 4,
+    "loss": "focal",
+    "decoder": "lstm",
+    "learning_rate": 0.001,
+}
+
+
+def run(name, cider=math.nan, val_loss=math.nan, *, state="finished", uid="", **changes):
+    metrics = {"cider": cider, "val_loss": val_loss} if state not in ("failed", "waiting") else {}
+    facts = {key: changes.pop(key) for key in ("error", "notes", "epochs", "parameters", "seconds") if key in changes}
+    return RunRow(
+        uid=uid or f"{name or 'nameless'}-0123456789",
+        run=f"run of {name}",
+        name=name,
+        state=state,
+        config={**CONFIG, **changes},
+        searched=(),
+        best_epoch=1,
+        metrics=metrics,
+        **{"epochs": 10, "parameters": 1_840_000, "seconds": 75.0} | facts,
+    )
+
+
+def table(rows, **options):
+    return table_of(rows, **{"objective": "cider", "directions": DIRECTIONS} | options)
+
+
+def keys(made):
+    return [column.key for column in made.columns]
+
+
+def test_rows_stand_best_first_and_what_has_no_value_last():
+    rows = [
+        run("nan"),
+        run("low", 0.2, 1.0),
+        run("failed", state="failed"),
+        run("high", 0.9, 3.0),
+        run("inf", math.inf),
+    ]
+    assert table(rows).column("name") == ["high", "low", "nan", "failed", "inf"]
+    assert table(rows, sort_by="val_loss").column("name") == ["low", "high", "nan", "failed", "inf"]
+
+
+def test_improvement_is_positive_where_a_row_is_better():
+    rows = [run("base", 0.5, 4.0), run("better", 0.6, 3.0), run("worse", 0.25, 5.0)]
+    made = dict(zip(*map(table(rows, base_row="base").column, ("name", "improvement")), strict=True))
+    assert made == pytest.approx({"better": 20.0, "base": 0.0, "worse": -50.0})
+    by_loss = table(rows, objective="val_loss", base_row="base")
+    assert dict(zip(by_loss.column("name"), by_loss.column("improvement"), strict=True)) == pytest.approx(
+        {"better": 25.0, "base": 0.0, "worse": -25.0}
+    )
+    assert any("val_loss is than that of base" in note for note in by_loss.notes)
+
+
+@pytest.mark.parametrize(("value", "base"), [(math.nan, 1.0), (1.0, math.nan), (1.0, 0.0), (math.inf, 1.0)])
+def test_no_improvement_where_it_means_nothing(value, base):
+    assert improvement(value, base, "max") is None
+
+
+def test_improvement_over_a_negative_base_keeps_its_sign():
+    assert improvement(-1.0, -2.0, "max") == 50.0
+    assert improvement(-1.0, -2.0, "min") == -50.0
+
+
+def test_a_missing_base_row_is_said_instead_of_guessed():
+    for rows in ([run("a", 1.0, 1.0)], [run("a", 1.0, 1.0), run("base", state="failed")]):
+        made = table(rows, base_row="base")
+        assert "improvement" not in keys(made)
+        assert any("base row base is not here" in note for note in made.notes)
+
+
+def test_parameter_columns_only_where_rows_differ():
+    rows = [run("", 0.1, 1.0, heads=2, uid="aa"), run("", 0.2, 1.0, heads=8, epochs=3, uid="bb")]
+    made = table(rows)
+    assert keys(made) == ["name", "heads", "epochs", "cider", "val_loss", "parameters", "seconds"]
+    assert made.column("heads") == [8, 2]
+    assert made.column("epochs") == [3, 10]
+
+
+def test_named_rows_speak_for_themselves_unless_asked():
+    rows = [run("a", 0.1, 1.0, heads=2), run("b", 0.2, 1.0, heads=8, loss="cross_entropy")]
+    assert "heads" not in keys(table(rows))
+    assert "loss" in keys(table(rows, group_by="loss"))
+    assert keys(table(rows, parameters="all"))[1:3] == ["heads", "loss"]
+    rows.append(run("", 0.3, 1.0))
+    assert "heads" in keys(table(rows))
+    assert "heads" not in keys(table(rows, parameters="none"))
+
+
+def test_best_of_all_and_of_each_group_whichever_way_a_metric_goes():
+    rows = [
+        run("a", 0.9, 3.0, decoder="lstm"),
+        run("b", 0.5, 2.0, decoder="lstm"),
+        run("c", 0.4, 2.5, decoder="gru"),
+        run("d", 0.3, 2.6, decoder="gru"),
+        run("e", 5.0, 0.1, decoder="gru", state="failed"),
+        run("f", 9.0, 0.1, decoder="gru", state="running"),
+        run("g", 0.1, 1.0, decoder="alone"),
+    ]
+    made = table(rows, group_by="decoder")
+    names = made.column("name")
+    marks = {(names[row], key): mark for (row, key), mark in made.marks.items()}
+    assert marks == {
+        ("a", "cider"): BEST,
+        ("c", "cider"): BEST_OF_GROUP,
+        ("b", "val_loss"): BEST_OF_GROUP,
+        ("c", "val_loss"): BEST_OF_GROUP,
+        ("g", "val_loss"): BEST,
+    }
+    assert "● best of all, ○ best of its decoder" in made.notes[0]
+
+
+def test_equal_values_are_all_best_and_a_single_row_is_not():
+    assert len(table([run("a", 0.5, 1.0), run("b", 0.5, 2.0), run("c", 0.1, 3.0)]).marks) == 3
+    assert not table([run("a", 0.5, 1.0)]).marks
+    assert not table([run("a"), run("b")]).marks
+
+
+def test_states_are_remarks():
+    error = "CUDA out of memory.\nTried to allocate " + "9" * 100 + "\x1b[31m"
+    rows = [
+        run("good", 0.9, 1.0),
+        run("cut", 0.8, 1.0, state="pruned", epochs=3),
+        run("early", 0.7, 1.0, notes=("stopped early after epoch 4 of 10",)),
+        run("bad", state="failed", error=error),
+        run("later", state="waiting"),
+    ]
+    made = table(rows)
+    remarks = dict(zip(made.column("name"), made.column("remark"), strict=True))
+    assert remarks.pop("bad").startswith("failed: CUDA out of memory. Tried to allocate 999")
+    assert remarks == {
+        "good": "",
+        "cut": "pruned after epoch 3",
+        "early": "stopped early after epoch 4 of 10",
+        "later": "waiting",
+    }
+    assert max(len(str(text)) for text in made.column("remark")) <= 90
+    assert any("not final" in note for note in made.notes)
+    assert "remark" not in keys(table(rows[:1]))
+
+
+def test_refusals_are_one_line():
+    cases = {
+        "no trial matches": ([], {}),
+        "run b has data other: scores on different data": (
+            [run("a", 1.0, 1.0), run("b", 1.0, 1.0, data_hash="other")],
+            {},
+        ),
+        "run b has other fields than run a": ([run("a", 1.0, 1.0), run("b", 1.0, 1.0, temperature=1)], {}),
+        "has no metric bleu_4: it is of another": (
+            [run("a", 1.0, 1.0)],
+            {"directions": {**DIRECTIONS, "bleu_4": "max"}},
+        ),
+    }
+    for text, (rows, options) in cases.items():
+        with pytest.raises(BadInput, match=text) as caught:
+            table(rows, **options)
+        assert "\n" not in str(caught.value)
+    for options in ({"columns": ("cidr",)}, {"sort_by": "cidr"}, {"group_by": "head"}, {"objective": "cidr"}):
+        with pytest.raises(NotFound, match="did you mean"):
+            table([run("a", 1.0, 1.0)], **options)
+
+
+def test_shared_facts_are_said_once():
+    made = table([run("a", 1.0, 1.0), run("b", 0.5, 1.0)], split="test", notes=("Weights are random.",))
+    assert made.notes == ("All rows: test split of data abcdef012345. ● best of all.", "Weights are random.")
+
+
+def test_markdown():
+    rows = [run("a|b", 0.51234, 2.0), run("c", 0.25, 12.5, seconds=8.26, parameters=950)]
+    assert as_markdown(table(rows, base_row="c")) == (
+        "| name | epochs | cider | val_loss | % over base | parameters | time |\n"
+        "|---|---:|---:|---:|---:|---:|---:|\n"
+        "| a\\|b | 10 | **0.5123** ● | **2.00** ● | +104.94 | 1.84 M | 1 m 15 s |\n"
+        "| c | 10 | 0.2500 | 12.50 | +0.00 | 950 | 8.3 s |\n"
+        "\n"
+        "- All rows: validation split of data abcdef012345. ● best of all.\n"
+        "- % over base: how much better cider is than that of c.\n"
+    )
+
+
+def test_csv_reads_back_with_full_numbers():
+    rows = [run('say "hi", you', 1 / 3, 2.0, decoder="gru"), run("b\nc", math.nan, 1.5, notes=("x",))]
+    text = as_csv(table(rows))
+    assert text.count("\r\n") == 3
+    first, second = csv.DictReader(io.StringIO(text, newline=""))
+    assert first["name"] == 'say "hi", you'
+    assert float(first["cider"]) == 1 / 3
+    assert second["name"] == "b\nc"
+    assert (first["best"], second["best"]) == ("cider", "val_loss")
+    assert (first["state"], second["remark"]) == ("finished", "x")
+
+
+def test_json_is_strict():
+    made = as_json(table([run("a", 0.5, 2.0), run("b", math.nan, 1.5)]))
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert [row["cider"] for row in made["rows"]] == [0.5, None]
+    assert [row["best"] for row in made["rows"]] == [["cider"], ["val_loss"]]
+    assert made["rows"][0]["uid"] == "a-0123456789"
+
+
+def test_folded_names_what_is_unlike_most_rows():
+    rows = [
+        run("", value, 1.0, heads=heads, loss=loss, learning_rate=rate, uid=f"u{value}")
+        for value, heads, loss, rate in [(0.3, 4, "focal", 1e-3), (0.2, 8, "focal", 2e-3), (0.1, 4, "kl", 3e-3)]
+    ]
+    made = folded(table(rows))
+    assert keys(made)[:3] == ["name", "settings", "epochs"]
+    assert made.column("settings") == [
+        "learning_rate=0.001",
+        "heads=8 learning_rate=0.002",
+        "loss=kl learning_rate=0.003",
+    ]
+    assert made.notes[-1] == "Where a row does not say otherwise: heads=4, loss=focal."
+    assert made.column("cider") == [0.3, 0.2, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.51234, 0.25], ["0.5123", "0.2500"]),
+        ([3.14159, 0.5], ["3.142", "0.500"]),
+        ([5200.4, 12.0], ["5200", "12"]),
+        ([0.2, 0.00001234], ["0.2000", "1.23e-05"]),
+        ([0.2, 0.0], ["0.2000", "0.0000"]),
+        ([0.2, math.nan], ["0.2000", "nan"]),
+    ],
+)
+def test_numbers_of_a_metric_have_the_same_decimals(values, texts):
+    made = table([run(f"r{i}", value, 1.0) for i, value in enumerate(values)])
+    assert [row[keys(made).index("cider")] for row in texts_of(made)] == texts
+
+
+def test_amounts_and_times():
+    assert [amount(n) for n in (0, 950, 48_210, 512_345, 1_840_000, 3e9)] == [
+        "0",
+        "950",
+        "48.2 k",
+        "512 k",
+        "1.84 M",
+        "3.00 G",
+    ]
+    assert [duration(s) for s in (0.04, 8.3, 9.96, 59.4, 59.6, 125, 11_520, math.nan)] == [
+        "0.0 s",
+        "8.3 s",
+        "10 s",
+        "59 s",
+        "1 m 00 s",
+        "2 m 05 s",
+        "3 h 12 m",
+        "–",
+    ]

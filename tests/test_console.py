@@ -1,0 +1,149 @@
+import io
+import math
+import random
+import re
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from tests.test_compare import run, table
+from vltune.compare import BEST
+from vltune.console import Progress, as_text
+from vltune.contract import EpochReport
+
+
+def report(epoch, **metrics):
+    return EpochReport(epoch=epoch, metrics=metrics, time=0.0, last=False, best=False)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def searched(count):
+    rng = random.Random(0)
+    rows = [
+        run(
+            "",
+            rng.random(),
+            rng.uniform(1, 5),
+            uid=f"{i:08x}",
+            heads=rng.choice([2, 4, 8]),
+            learning_rate=rng.uniform(1e-4, 1e-2),
+            decoder=rng.choice(["lstm", "gru", "transformer"]),
+            loss=rng.choice(["focal", "cross_entropy", "kl_divergence"]),
+            state=rng.choice(["finished", "pruned"]),
+        )
+        for i in range(count)
+    ]
+    rows.append(run("a rather long name, with words in it and 犬 in it", state="failed", error="no memory " * 9))
+    return table(rows, base_row="a rather long name")
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 140, 200])
+@pytest.mark.parametrize("color", [False, True])
+def test_no_line_is_longer_than_the_terminal(width, color):
+    text = as_text(searched(12), width=width, color=color)
+    assert ("\x1b[" in text) is color
+    plain = re.sub("\x1b\\[[0-9;]*m", "", text)
+    assert max(cell_len(line) for line in plain.splitlines()) <= width
+    assert "cider" in plain
+
+
+def test_a_narrow_table_says_what_it_leaves_out_and_never_cuts_a_number():
+    made = searched(6)
+    text = as_text(made, width=50)
+    assert "Left out for want of width: seconds, epochs, parameters" in " ".join(text.split())
+    best = max(value for value in made.column("cider") if isinstance(value, float) and math.isfinite(value))
+    assert f"{best:.4f} {BEST}" in text
+    assert "Left out" not in as_text(made, width=200)
+
+
+def test_a_table_that_fits_keeps_a_column_for_each_parameter():
+    rows = [run("", 0.1, 1.0, heads=2, uid="aa"), run("", 0.2, 1.0, heads=8, loss="kl", uid="bb")]
+    assert as_text(table(rows), width=100).splitlines()[0].split() == [
+        *("name", "heads", "loss", "epochs", "cider", "val_loss", "parameters", "time")
+    ]
+
+
+def test_equal_remarks_are_said_once():
+    rows = [run(name, 0.5, 1.0, state="pruned", epochs=2) for name in ("one", "two")]
+    text = as_text(table([run("good", 0.9, 1.0), *rows]))
+    assert "one, two: pruned after epoch 2\n" in text
+
+
+def feed(progress, clock):
+    progress.start(4, objective="cider", direction="max")
+    progress.trial_started("u1", "base", {"heads": 4, "learning_rate": 0.00123456}, 2)
+    clock.now = 10.0
+    progress.epoch("u1", report(1, cider=0.5, val_loss=3.25, samples_per_second=412.4))
+    progress.epoch("u1", report(2, cider=0.4, val_loss=3.0))
+    clock.now = 20.0
+    progress.trial_ended("u1", "finished")
+    progress.trial_started("abcdef0123456789", "", {}, 4)
+    progress.epoch("abcdef0123456789", report(2, cider=0.75, val_loss=2.0))
+    progress.trial_ended("abcdef0123456789", "failed", "no memory\nleft \x1b[31m")
+    progress.close()
+
+
+def test_without_a_terminal_there_is_a_line_for_each_event(capsys):
+    out, clock = io.StringIO(), Clock()
+    feed(Progress(file=out, clock=clock), clock)
+    assert out.getvalue().splitlines() == [
+        "base: started with heads=4 learning_rate=0.001235",
+        "base: epoch 1/2, cider 0.5, val_loss 3.25, 412 samples/s; 0/4 trials, best cider 0.5 (base)",
+        "base: epoch 2/2, cider 0.4, val_loss 3; 0/4 trials, best cider 0.5 (base)",
+        "base: finished; 1/4 trials, best cider 0.5 (base), 1 m 00 s left",
+        "abcdef01: started",
+        # one trial and a half in 20 s, two and a half to go
+        "abcdef01: epoch 2/4, cider 0.75, val_loss 2; 1/4 trials, best cider 0.75 (abcdef01), 33 s left",
+        "abcdef01: failed: no memory left [31m; 2/4 trials, 1 failed, best cider 0.75 (abcdef01), 20 s left",
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_search_that_goes_on_counts_what_it_finished_before_but_not_in_the_speed():
+    clock = Clock()
+    progress = Progress(file=io.StringIO(), clock=clock)
+    progress.start(10, objective="val_loss", direction="min", finished=7, best=1.5)
+    assert progress.seconds_left is None
+    progress.trial_started("u", "x", {}, 5)
+    progress.epoch("u", report(1, val_loss=2.0))
+    assert progress.best == 1.5
+    clock.now = 30.0
+    progress.trial_ended("u", "pruned")
+    assert progress.seconds_left == pytest.approx(60.0)
+
+
+@pytest.mark.parametrize("width", [24, 50, 70, 120])
+def test_in_a_terminal_the_picture_fits(width, capsys):
+    out, clock = io.StringIO(), Clock()
+    progress = Progress(file=out, terminal=True, width=width, clock=clock)
+    progress.start(3, objective="cider", direction="max")
+    for number in range(3):
+        progress.trial_started(
+            f"u{number}", f"a name that is quite long {number}", {"learning_rate": 0.001} | {"x" * 60: 1}, 9
+        )
+    progress.epoch("u0", report(3, cider=0.5, val_loss=3.0, samples_per_second=99.0))
+    drawn = Console(file=io.StringIO(), width=width, record=True)
+    drawn.print(progress._picture())
+    lines = drawn.export_text().splitlines()
+    progress.close()
+    assert max(map(cell_len, lines)) <= width
+    assert "0.5" in "".join(lines)
+    assert "3/9" in "".join(lines)
+    assert "\x1b[" in out.getvalue()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_failure_stays_visible_above_the_live_table():
+    out = io.StringIO()
+    with Progress(file=out, terminal=True, width=80) as progress:
+        progress.start(2, objective="cider", direction="max")
+        progress.trial_started("u", "base", {}, 3)
+        progress.trial_ended("u", "failed", "no memory left")
+    assert "base: failed: no memory left" in out.getvalue()

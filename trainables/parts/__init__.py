@@ -1,0 +1,1 @@
+"""What the model families share: data, text, encoders, decoders, losses, augmentation, generation, metrics."""

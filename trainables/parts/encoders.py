@@ -1,0 +1,333 @@
+"""Picture encoders behind one interface: pictures in, a vector for each position (or one for all of them) out."""
+
+import functools
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+from torchvision import models
+from torchvision.models import WeightsEnum
+
+from trainables.parts.imagenet import imagenet_file
+from vltune.checkpoints import read_foreign_weights
+from vltune.contract import BadInput, NotFound, lookup
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HEAD = ("fc", "classifier", "avgpool", "dropout", "AuxLogits")
+"""What torchvision's models have behind their features."""
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    # Keras' slope: the COCO Transformer study names none and was made with Keras.
+    "leaky_relu": functools.partial(nn.LeakyReLU, 0.3),
+}
+
+
+def grid(positions: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions width"]:
+    """A vector for each position, row by row."""
+    return positions
+
+
+def pooled(positions: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch 1 width"]:
+    """One vector: the mean over all positions."""
+    return positions.mean(1, keepdim=True)
+
+
+FEATURES = {f.__name__: f for f in (grid, pooled)}
+
+
+class Body(NamedTuple):
+    """What differs between the encoders."""
+
+    layers: nn.Sequential
+    """Normalised pictures to maps."""
+    dense: nn.Module
+    """Applied to each vector at the end."""
+    width: int
+    """Length of the vectors."""
+
+
+class Encoder(nn.Module):
+    """Normalises pictures, runs the layers, and gives the maps' positions as vectors."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        body: Body,
+        *,
+        features: str,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.width = body.width
+        self.gather = lookup(FEATURES, features, "features")
+        self.gradient_checkpointing = gradient_checkpointing
+        self.frozen = False
+        self.body = body.layers
+        self.dense = body.dense
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch positions channels"]:
+        """Vectors of a batch of pictures with values in [0, 1]."""
+        maps = (pictures - self.mean) / self.std
+        for stage in _stages(self.body):
+            if self.gradient_checkpointing and torch.is_grad_enabled() and not self.frozen:
+                maps = checkpoint(stage, maps, use_reentrant=False, context_fn=functools.partial(_contexts, stage))
+            else:
+                maps = stage(maps)
+        return self.dense(self.gather(maps.flatten(2).transpose(1, 2)))
+
+    def train(self, mode: bool = True) -> "Encoder":  # noqa: FBT001, FBT002 - as nn.Module has it
+        """Sets the mode; a frozen encoder stays in evaluation."""
+        return super().train(mode and not self.frozen)
+
+
+def freeze(encoder: Encoder) -> Encoder:
+    """Stops all learning of an encoder, and returns it.
+
+    Beside the weights that is the statistics of its BatchNorm layers, and with them dropout: the features of a picture
+    are the same in every epoch, and can be cached.
+    """
+    encoder.frozen = True
+    encoder.requires_grad_(requires_grad=False)
+    return encoder.eval()
+
+
+def build_encoder(
+    name: str,
+    *,
+    weights: str,
+    picture_size: int,
+    features: str,
+    cnn_width: int,
+    cnn_extra_layers: int,
+    cnn_activation: str,
+    gradient_checkpointing: bool = False,
+    embedding_width: int = 512,
+) -> Encoder:
+    """A picture encoder of the table.
+
+    Args:
+        weights: ``none`` (random), ``imagenet``, or the path of a state dict: ``.pth`` or ``.safetensors``.
+        picture_size: side of the pictures that it will see, in pixels.
+        features: ``grid`` or ``pooled``.
+        cnn_width: for ``cnn``, channels of the first convolution; doubled in each of the next three.
+        cnn_extra_layers: for ``cnn``, convolutions beyond the four.
+        cnn_activation: for ``cnn``, ``relu`` or ``leaky_relu``.
+        gradient_checkpointing: recompute each stage in the backward pass instead of keeping its activations.
+        embedding_width: for ``cnn``, width of the dense layer and so of the vectors.
+
+    Raises:
+        NotFound: an unknown name, or a missing file.
+        BadInput: pictures that are too small, or weights of something else.
+    """
+    architecture = lookup(ENCODERS, name, "picture_encoder")
+    if picture_size < architecture.smallest:
+        raise BadInput(
+            f"picture_size={picture_size} is too small for picture_encoder={name!r}: "
+            f"it needs at least {architecture.smallest}; {architecture.native} is its native size."
+        )
+    lookup(FEATURES, features, "features")
+    file, sha256_prefix = _weights_file(name, weights)
+    body = architecture.build(
+        cnn_width=cnn_width,
+        cnn_extra_layers=cnn_extra_layers,
+        cnn_activation=cnn_activation,
+        embedding_width=embedding_width,
+    )
+    encoder = Encoder(
+        body,
+        features=features,
+        mean=architecture.mean,
+        std=architecture.std,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    if file is not None:
+        _load(encoder, read_foreign_weights(file, sha256_prefix=sha256_prefix), name=name, file=file)
+    return encoder
+
+
+def cnn(*, cnn_width: int, cnn_extra_layers: int, cnn_activation: str, embedding_width: int) -> Body:
+    """The COCO Transformer study's own network: 3x3 convolutions with max-pooling between the first four.
+
+    Pooled, it is the study's: global average, then a dense layer with ReLU. With ``grid`` the dense layer sees each
+    position. Where the study says nothing: convolutions keep the size, and weights start as He et al. propose
+    (https://arxiv.org/abs/1502.01852).
+    """
+    activation = lookup(ACTIVATIONS, cnn_activation, "cnn_activation")
+    widths = [cnn_width * 2 ** min(layer, 3) for layer in range(4 + cnn_extra_layers)]
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (before, after) in enumerate(zip([3, *widths], widths, strict=False), start=1):
+        convolution = nn.Conv2d(before, after, 3, padding=1)
+        nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu")
+        nn.init.zeros_(convolution.bias)  # pyright: ignore[reportArgumentType] - it has one
+        layers[f"convolution{number}"] = convolution
+        layers[f"activation{number}"] = activation()
+        if number <= 3:
+            layers[f"pool{number}"] = nn.MaxPool2d(2)
+    dense = nn.Sequential(nn.Linear(widths[-1], embedding_width), nn.ReLU())
+    return Body(nn.Sequential(layers), dense, embedding_width)
+
+
+def _from_torchvision(
+    build: Callable[..., nn.Module], width: int, *, relu: bool = False, **settings: bool
+) -> Callable[..., Body]:
+    """A builder of the features of one of torchvision's models, with its names of the layers, so that files fit."""
+
+    def body(**_: object) -> Body:
+        model = build(weights=None, **settings)
+        layers = OrderedDict((name, child) for name, child in model.named_children() if name not in HEAD)
+        if relu:
+            layers["relu"] = nn.ReLU()
+        return Body(nn.Sequential(layers), nn.Identity(), width)
+
+    return body
+
+
+def _stages(body: nn.Sequential) -> Iterator[nn.Sequential]:
+    """The layers in groups, each of which begins with a convolution or a block of them.
+
+    BatchNorm and layers without weights join the layer before them: what checkpointing keeps is the input of each
+    group, and a ReLU in place would overwrite it.
+    """
+    layers = [
+        layer
+        for name, child in body.named_children()
+        for layer in (child.children() if name == "features" else [child])
+    ]
+    group: list[nn.Module] = []
+    for layer in layers:
+        if group and not isinstance(layer, _BatchNorm) and any(True for _ in layer.parameters()):
+            yield nn.Sequential(*group)
+            group = []
+        group.append(layer)
+    yield nn.Sequential(*group)
+
+
+def _contexts(stage: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _statistics_kept(stage)
+
+
+@contextmanager
+def _statistics_kept(stage: nn.Module) -> Iterator[None]:
+    """Lets BatchNorm write into copies while a stage is computed again, or it would count each batch twice."""
+    kept = [
+        (layer, name, buffer)
+        for layer in stage.modules()
+        if isinstance(layer, _BatchNorm)
+        for name, buffer in layer.named_buffers(recurse=False)
+    ]
+    for layer, name, buffer in kept:
+        setattr(layer, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for layer, name, buffer in kept:
+            setattr(layer, name, buffer)
+
+
+def _weights_file(name: str, weights: str) -> tuple[Path | None, str | None]:
+    """The file to read, and how its hash begins if that is known."""
+    if weights == "none":
+        return None, None
+    if weights == "imagenet":
+        known = ENCODERS[name].imagenet
+        if known is None:
+            raise BadInput(f"weights=imagenet does not exist for picture_encoder={name!r}: use none or a file's path.")
+        return imagenet_file(known.url)
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise NotFound(f"weights={weights!r} is no file: use none, imagenet or the path of a state dict.")
+    return file, None
+
+
+def _load(encoder: Encoder, state: dict[str, Tensor], *, name: str, file: Path) -> None:
+    """Loads a state dict with torchvision's names, or with our own, less the classification head.
+
+    Raises:
+        BadInput: a name or a shape differs.
+    """
+    given = {_modern(key).removeprefix("body."): value for key, value in state.items() if key.split(".")[0] not in HEAD}
+    wanted = {key.removeprefix("body."): (key, value) for key, value in encoder.state_dict().items()}
+    # Older files lack BatchNorm's number of batches, which nothing here reads.
+    required = {key for key in wanted if not key.endswith("num_batches_tracked")}
+    for key in [*given, *sorted(required)]:
+        there, here = given.get(key), wanted.get(key, (None, None))[1]
+        if there is None or here is None or there.shape != here.shape:
+            in_file = "missing" if there is None else f"of shape {tuple(there.shape)}"
+            in_encoder = "unknown" if here is None else f"of shape {tuple(here.shape)}"
+            also = " with this cnn_width, cnn_extra_layers and embedding_width" if name == "cnn" else ""
+            raise BadInput(
+                f"{file} seems not to hold weights of the picture_encoder {name}{also}: "
+                f"{key} is {in_file} in the file and {in_encoder} in the encoder."
+            )
+    encoder.load_state_dict({wanted[key][0]: value for key, value in given.items()}, strict=False)
+
+
+def _modern(key: str) -> str:
+    """The name of a weight as torchvision writes it now: its DenseNet files still say ``norm.1`` for ``norm1``."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A member of the table: how to build it, and what it takes."""
+
+    build: Callable[..., Body]
+    imagenet: WeightsEnum | None = None
+    smallest: int = 32
+    """Smallest side of a picture, in pixels."""
+    native: int = 224
+    """Side of the pictures that it was made for, in pixels."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+ENCODERS: dict[str, Architecture] = {
+    "cnn": Architecture(build=cnn, smallest=8, native=96),
+    "efficientnet_b0": Architecture(
+        build=_from_torchvision(models.efficientnet_b0, 1280), imagenet=models.EfficientNet_B0_Weights.IMAGENET1K_V1
+    ),
+    "efficientnet_b7": Architecture(
+        build=_from_torchvision(models.efficientnet_b7, 2560),
+        imagenet=models.EfficientNet_B7_Weights.IMAGENET1K_V1,
+        native=600,
+    ),
+    "resnet18": Architecture(
+        build=_from_torchvision(models.resnet18, 512), imagenet=models.ResNet18_Weights.IMAGENET1K_V1
+    ),
+    # Not V2: recipes with label smoothing win on ImageNet, but their frozen features serve other tasks less well
+    # (https://arxiv.org/abs/2010.16402).
+    "resnet50": Architecture(
+        build=_from_torchvision(models.resnet50, 2048), imagenet=models.ResNet50_Weights.IMAGENET1K_V1
+    ),
+    # Mean and std are of the network that the weights were converted from: torchvision's transform_input undoes
+    # ImageNet's and applies these.
+    "inception_v3": Architecture(
+        build=_from_torchvision(models.inception_v3, 2048, aux_logits=False, transform_input=False, init_weights=True),
+        imagenet=models.Inception_V3_Weights.IMAGENET1K_V1,
+        smallest=75,
+        native=299,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
+    # torchvision applies the last ReLU of a DenseNet in its forward pass.
+    "densenet121": Architecture(
+        build=_from_torchvision(models.densenet121, 1024, relu=True),
+        imagenet=models.DenseNet121_Weights.IMAGENET1K_V1,
+    ),
+}

@@ -1,0 +1,296 @@
+"""Scores of captions against references: BLEU, CIDEr, ROUGE-L; and what the loss of tokens says."""
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainables.parts.ptb import ptb_tokenize
+from vltune.contract import BadInput
+
+_ORDERS = 4
+_SIGMA = 6.0
+"""CIDEr: width of the Gaussian that punishes a difference in length."""
+_BETA = 1.2
+"""ROUGE-L of COCO: weight of recall against precision."""
+
+
+def score_captions(
+    captions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Scores a caption for each picture against the picture's references, over all pictures and for each.
+
+    ``bleu_1`` to ``bleu_4`` (https://aclanthology.org/P02-1040), ``cider`` (https://arxiv.org/abs/1411.5726; the
+    clipped variant, CIDEr-D) and ``rouge_l`` (https://aclanthology.org/W04-1013) equal those of pycocoevalcap on
+    PTB-tokenised text. BLEU of the whole is no mean over pictures: matches and lengths are summed first. CIDEr weighs
+    words by how rare they are in the references given here, so scores of different splits do not compare.
+
+    ``rouge_l`` is one F with beta 1.2 over the best precision and the best recall, which may be of two references.
+    ``rouge_l_precision``, ``rouge_l_recall`` and ``rouge_l_f1`` belong together: precision is the longest common
+    subsequence over the words of the caption, recall over the words of the reference, F1 has beta 1; of a picture's
+    references the one with the greatest F1 counts (the first of equals), and the whole is the mean over pictures.
+
+    Raises:
+        BadInput: no pictures, or a picture without references.
+        TrainingFailure: the tokenizer cannot run.
+    """
+    assert len(captions) == len(references), "one caption for each picture"
+    if not captions:
+        raise BadInput("no captions to score: the split has no pictures.")
+    if missing := [str(index) for index, texts in enumerate(references) if not texts]:
+        raise BadInput(f"picture {missing[0]} of the split has no reference caption: every scored picture needs one.")
+    statistics = _statistics(tuple(map(tuple, references)))
+    tokens = ptb_tokenize(captions)
+    counts = _counts(tokens, statistics.words, statistics.tables)
+    bleu, bleus = _bleu(tokens, counts, statistics)
+    each = {f"bleu_{order}": bleus[order - 1] for order in range(1, _ORDERS + 1)}
+    each["cider"] = _cider(counts, statistics)
+    each |= _rouge(tokens, statistics)
+    whole = {name: float(values.mean()) for name, values in each.items()}
+    whole |= {f"bleu_{order}": bleu[order - 1] for order in range(1, _ORDERS + 1)}
+    rows = zip(*(values.tolist() for values in each.values()), strict=True)
+    return whole, [dict(zip(each, row, strict=True)) for row in rows]
+
+
+def token_metrics(nll: float, tokens: float | int, correct: float | int) -> dict[str, float]:
+    """``val_loss`` (nats per token), ``perplexity`` and ``token_accuracy`` from sums over all tokens of a split."""
+    assert tokens > 0, "no tokens to average over"
+    loss = nll / tokens
+    perplexity = math.exp(loss) if loss < 700 else math.inf
+    return {"val_loss": loss, "perplexity": perplexity, "token_accuracy": correct / tokens}
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """How often each n-gram of one order stands in each text; one entry for a text and an n-gram of it."""
+
+    text: np.ndarray
+    gram: np.ndarray
+    times: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The references' n-grams of one order."""
+
+    pairs: np.ndarray
+    """Sorted keys of (picture, n-gram)."""
+    most: np.ndarray
+    """For each pair: the greatest count of the n-gram in one reference of the picture."""
+    start: np.ndarray
+    """For each pair: where its entries start in ``entry_text`` and ``entry_weight``; one more at the end."""
+    entry_text: np.ndarray
+    entry_weight: np.ndarray
+    """CIDEr weight of the n-gram in the reference."""
+    idf: np.ndarray
+    """Of each n-gram."""
+    norm: np.ndarray
+    """Of each reference's vector."""
+
+
+@dataclass(frozen=True)
+class _References:
+    """All that the scores need of a split's references."""
+
+    words: dict[str, int]
+    tables: list[np.ndarray]
+    """For orders 2 to 4: the sorted keys (n-gram without its last word, last word); a key's place is its number."""
+    orders: list[_Order]
+    picture: np.ndarray
+    """Of each reference."""
+    bigrams: np.ndarray
+    """Of each reference: their number is what CIDEr calls its length."""
+    lengths: list[list[int]]
+    """For each picture, words of its references."""
+    rouge: list[tuple[dict[str, int], int, list[tuple[int, int]]]]
+    """For each picture: bit masks of where each word stands, ones at all places, (offset, words) of each reference."""
+
+
+@functools.lru_cache(maxsize=4)
+def _statistics(references: tuple[tuple[str, ...], ...]) -> _References:
+    """Computed once for a split: the references stay the same from epoch to epoch and from trial to trial."""
+    flat = ptb_tokenize([text for texts in references for text in texts])
+    picture = np.repeat(np.arange(len(references)), [len(texts) for texts in references])
+    words: dict[str, int] = {}
+    for text in flat:
+        for word in text.split():
+            words.setdefault(word, len(words))
+    tables: list[np.ndarray] = []
+    counts = _counts(flat, words, tables, grow=True)
+    sizes = [len(words), *map(len, tables)]
+    orders = [_order(count, picture, size, len(references)) for count, size in zip(counts, sizes, strict=True)]
+    bigrams = np.bincount(counts[1].text, counts[1].times, minlength=len(flat))
+    ends = np.cumsum([len(texts) for texts in references]).tolist()
+    groups = [flat[end - len(texts) : end] for end, texts in zip(ends, references, strict=True)]
+    lengths = [[len(text.split()) for text in group] for group in groups]
+    return _References(words, tables, orders, picture, bigrams, lengths, [_masks(group) for group in groups])
+
+
+def _order(counts: _Counts, picture: np.ndarray, size: int, pictures: int) -> _Order:
+    keys = _key(picture[counts.text], counts.gram)
+    order = np.argsort(keys, kind="stable")
+    pairs, start = np.unique(keys[order], return_index=True)
+    most = np.maximum.reduceat(counts.times[order], start) if len(start) else np.zeros(0)
+    seen = np.bincount(pairs & 0xFFFFFFFF, minlength=size)
+    idf = math.log(pictures) - np.log(np.maximum(1.0, seen))
+    weight = counts.times * idf[counts.gram]
+    norm = np.sqrt(np.bincount(counts.text, weight**2, minlength=len(picture)))
+    return _Order(pairs, most, np.append(start, len(keys)), counts.text[order], weight[order], idf, norm)
+
+
+def _key(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Two numbers below 2^31 and 2^32 as one that sorts by the first, then by the second."""
+    return (high.astype(np.int64) << 32) | low
+
+
+def _counts(
+    texts: Sequence[str], words: dict[str, int], tables: list[np.ndarray], *, grow: bool = False
+) -> list[_Counts]:
+    """Counts of n-grams for orders 1 to 4. Words and n-grams that the references lack get numbers above theirs.
+
+    Args:
+        grow: fills ``tables``, for the references.
+    """
+    split = [text.split() for text in texts]
+    foreign: dict[str, int] = {}
+    numbers = (
+        words[word] if word in words else foreign.setdefault(word, len(words) + len(foreign))
+        for line in split
+        for word in line
+    )
+    word = np.fromiter(numbers, np.int64)
+    text = np.repeat(np.arange(len(split)), [len(line) for line in split])
+    gram, result = word, [_counted(text, word)]
+    for order in range(2, _ORDERS + 1):
+        last = order - 1
+        inside = text[last:] == text[: max(len(text) - last, 0)]
+        # gram[i] is the n-gram of the order before that starts at place i
+        keys = _key(gram[: len(inside)], word[last:])
+        if grow:
+            tables.append(np.unique(keys[inside]))
+        gram = _numbers(keys, tables[order - 2])
+        result.append(_counted(text[: len(inside)][inside], gram[inside]))
+    return result
+
+
+def _numbers(keys: np.ndarray, table: np.ndarray) -> np.ndarray:
+    place = np.searchsorted(table, keys)
+    known = np.zeros(len(keys), bool)
+    within = place < len(table)
+    known[within] = table[place[within]] == keys[within]
+    place[~known] = len(table) + np.unique(keys[~known], return_inverse=True)[1]
+    return place
+
+
+def _counted(text: np.ndarray, gram: np.ndarray) -> _Counts:
+    keys, times = np.unique(_key(text, gram), return_counts=True)
+    return _Counts(keys >> 32, keys & 0xFFFFFFFF, times.astype(np.float64))
+
+
+def _matches(counts: _Counts, order: _Order) -> tuple[np.ndarray, np.ndarray]:
+    """Which entries of the captions stand in a reference of the same picture, and at which pair."""
+    keys = _key(counts.text, counts.gram)
+    place = np.searchsorted(order.pairs, keys)
+    entry = np.flatnonzero(place < len(order.pairs))
+    entry = entry[order.pairs[place[entry]] == keys[entry]]
+    return entry, place[entry]
+
+
+def _bleu(
+    tokens: Sequence[str], counts: Sequence[_Counts], references: _References
+) -> tuple[list[float], list[np.ndarray]]:
+    words = np.array([len(text.split()) for text in tokens], np.float64)
+    closest = [
+        min(lengths, key=lambda length, own=own: (abs(length - own), length))
+        for own, lengths in zip(words.tolist(), references.lengths, strict=True)
+    ]
+    nearest = np.array(closest, np.float64)
+    matched, possible = [], []
+    for order, count in enumerate(counts):
+        entry, pair = _matches(count, references.orders[order])
+        clipped = np.minimum(count.times[entry], references.orders[order].most[pair])
+        matched.append(np.bincount(count.text[entry], clipped, minlength=len(tokens)))
+        possible.append(np.maximum(0.0, words - order))
+    whole = _bleu_formula([m.sum() for m in matched], [p.sum() for p in possible], words.sum(), nearest.sum())
+    return [float(value) for value in whole], _bleu_formula(matched, possible, words, nearest)
+
+
+def _bleu_formula(matched: Sequence, possible: Sequence, words: Any, nearest: Any) -> list[np.ndarray]:
+    """The same for one text and for the sums over all; the small numbers are pycocoevalcap's guard against zero."""
+    ratio = (words + 1e-15) / (nearest + 1e-9)
+    brevity = np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
+    product, result = 1.0, []
+    for order, (hits, tries) in enumerate(zip(matched, possible, strict=True), 1):
+        product = product * (hits + 1e-15) / (tries + 1e-9)
+        result.append(np.asarray(product ** (1 / order) * brevity))
+    return result
+
+
+def _cider(counts: Sequence[_Counts], references: _References) -> np.ndarray:
+    pictures, texts = len(references.lengths), len(references.picture)
+    bigrams = np.bincount(counts[1].text, counts[1].times, minlength=pictures)
+    penalty = np.exp(-((bigrams[references.picture] - references.bigrams) ** 2) / (2 * _SIGMA**2))
+    total = np.zeros(texts)
+    for count, order in zip(counts, references.orders, strict=True):
+        idf = np.full(len(count.gram), math.log(pictures))
+        known = count.gram < len(order.idf)
+        idf[known] = order.idf[count.gram[known]]
+        weight = count.times * idf
+        norm = np.sqrt(np.bincount(count.text, weight**2, minlength=pictures))
+        entry, pair = _matches(count, order)
+        # each entry of a caption meets the entries of all references of its picture that have the n-gram
+        number = order.start[pair + 1] - order.start[pair]
+        place = np.repeat(order.start[pair] - np.cumsum(number) + number, number) + np.arange(number.sum())
+        theirs = order.entry_weight[place]
+        product = np.minimum(np.repeat(weight[entry], number), theirs) * theirs
+        value = np.bincount(order.entry_text[place], product, minlength=texts)
+        scale = norm[references.picture] * order.norm
+        total += np.divide(value, scale, out=np.zeros(texts), where=scale > 0) * penalty
+    return 10 / _ORDERS * np.bincount(references.picture, total) / np.bincount(references.picture)
+
+
+def _masks(texts: Sequence[str]) -> tuple[dict[str, int], int, list[tuple[int, int]]]:
+    masks: dict[str, int] = {}
+    ones, offset, spans = 0, 0, []
+    for text in texts:
+        words = text.split(" ")
+        for place, word in enumerate(words, offset):
+            masks[word] = masks.get(word, 0) | 1 << place
+        ones |= ((1 << len(words)) - 1) << offset
+        spans.append((offset, len(words)))
+        offset += len(words) + 1
+    return masks, ones, spans
+
+
+def _common(words: Iterable[str], masks: dict[str, int], ones: int, spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Length of the longest common subsequence with each reference, a bit for each word of all of them.
+
+    The bit-parallel recurrence of Hyyrö (2004). An empty bit between two references takes up the carry.
+    """
+    state = ones
+    for word in words:
+        if hit := state & masks.get(word, 0):
+            state = ((state + hit) | (state - hit)) & ones
+    return [length - (state >> offset & ((1 << length) - 1)).bit_count() for offset, length in spans]
+
+
+def _rouge(tokens: Sequence[str], references: _References) -> dict[str, np.ndarray]:
+    rows = []
+    for text, (masks, ones, spans) in zip(tokens, references.rouge, strict=True):
+        words = text.split(" ")
+        common = _common(words, masks, ones, spans)
+        precision = max(common) / len(words)
+        recall = max(length / span[1] for length, span in zip(common, spans, strict=True))
+        coco = (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision) if precision and recall else 0.0
+        if text:
+            # F1 = 2 LCS / (words of the caption + words of the reference)
+            f1s = [2 * length / (len(words) + span[1]) for length, span in zip(common, spans, strict=True)]
+            best = max(range(len(spans)), key=f1s.__getitem__)
+            rows.append((coco, common[best] / len(words), common[best] / spans[best][1], f1s[best]))
+        else:  # no words: "".split(" ") has one, which pycocoevalcap counts and finds again in an empty reference
+            rows.append((coco, 0.0, 0.0, 0.0))
+    names = ("rouge_l", "rouge_l_precision", "rouge_l_recall", "rouge_l_f1")
+    return dict(zip(names, np.array(rows).T, strict=True))
