@@ -1,5 +1,6 @@
 """The driver of a search: asks the study, lets Ray Tune run trials in slots, writes what they say to the ledger."""
 
+import contextlib
 import importlib.metadata
 import logging
 import os
@@ -187,6 +188,7 @@ class _Driver:
         )
         self.unfinished: list[TrialRecord] = []
         self.numbers: dict[str, int] = {}
+        self.ended: set[str] = set()
         self.failures = 0
         self.cause: BaseException | None = None
         self.sender = Sender(
@@ -296,14 +298,17 @@ class _Driver:
 
         _ship_by_value(self.search)
         storage = self.options.storage.absolute()
-        run_trials(
-            self,
-            family=self.search.family,
-            shares=self.shares,
-            cache=storage / "cache",
-            scratch=self.folder / ".ray",
-            isolate=self.options.isolate,
-        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Ray says some things on standard output, which is kept for results.
+        with (self.folder / "ray.log").open("a") as log, contextlib.redirect_stdout(log):
+            run_trials(
+                self,
+                family=self.search.family,
+                shares=self.shares,
+                cache=storage / "cache",
+                scratch=self.folder / ".ray",
+                isolate=self.options.isolate,
+            )
 
     def next_trial(self) -> dict[str, Any] | None:
         """What a free slot trains next: what was left unfinished, then named rows, then what the sampler suggests."""
@@ -381,6 +386,8 @@ class _Driver:
         if message["kind"] == "failed":
             self._end(uid, "failed", error=message["error"])
             return False
+        if uid in self.ended:  # Tune shows the last result twice where a trial was stopped
+            return False
         report = EpochReport(**message["report"])
         if self.ledger.record_epoch(uid, report):
             self.display.epoch(uid, report)
@@ -394,8 +401,9 @@ class _Driver:
         self._end(uid, "failed", error="its slot died three times; its last words are in Ray's log files")
 
     def _end(self, uid: str, state: str, error: str = "") -> None:
-        if self.ledger.trial(uid).state in ENDED:
+        if uid in self.ended:
             return
+        self.ended.add(uid)
         self.ledger.end_trial(uid, state, error=error)
         self.study.tell(self.numbers[uid], state, self._value(uid))
         self.display.trial_ended(uid, state, error)

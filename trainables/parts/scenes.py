@@ -26,7 +26,7 @@ _COLOURS = {
 }
 _GROUNDS = {"white": (236, 236, 232), "grey": (146, 148, 150), "black": (34, 34, 38), "brown": (112, 80, 54)}
 _SHAPES = ("circle", "square", "triangle", "star", "cross")
-_SIZES = {"big": (0.135, 0.16), "small": (0.075, 0.092)}
+_SIZES = {"big": (0.155, 0.18), "small": (0.09, 0.105)}
 _SYNONYMS = {"big": ("big", "large"), "small": ("small", "little")}
 _OVERSAMPLING = 3
 _VERSION = 1
@@ -145,7 +145,7 @@ def _write(root: Path, pictures: int, seed: int, picture_size: int) -> None:
 
 
 def _draw_scene(rng: np.random.Generator) -> _Scene:
-    number = 2 if rng.random() < 0.7 else 3
+    number = 2 if rng.random() < 0.8 else 3
     # No colour and no shape twice: "the circle" means one thing.
     colours = rng.permutation(list(_COLOURS))[:number]
     shapes = rng.permutation(_SHAPES)[:number]
@@ -182,7 +182,7 @@ def _paint(scene: _Scene, size: int, rng: np.random.Generator) -> Image.Image:
         beside = 0.5 + rng.uniform(-0.2, 0.2)
         x, y = (along, beside) if scene.across else (beside, along)
         colour = _shaded(_COLOURS[thing.colour], rng)
-        radius = rng.uniform(*_SIZES[thing.size]) * side * (1.0 if len(scene.things) == 2 else 0.88)
+        radius = rng.uniform(*_SIZES[thing.size]) * side * (1.0 if len(scene.things) == 2 else 0.8)
         turn = rng.uniform(-0.2, 0.2)
         if thing.shape == "circle":
             draw.ellipse((x * side - radius, y * side - radius, x * side + radius, y * side + radius), fill=colour)
@@ -195,12 +195,12 @@ def _paint(scene: _Scene, size: int, rng: np.random.Generator) -> Image.Image:
 
 def _ground(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
     """A background with a slope of brightness in some direction, and broad stripes on some."""
-    angle, slope = rng.uniform(0, 2 * math.pi), rng.uniform(0, 22)
+    angle, slope = rng.uniform(0, 2 * math.pi), rng.uniform(0, 16)
     steps = np.linspace(-1, 1, size, dtype=np.float32)
     along = steps[None, :] * math.cos(angle) + steps[:, None] * math.sin(angle)
     light = slope * along
     if rng.random() < 0.3:
-        light = light + 8 * np.sign(np.sin(along * rng.uniform(6, 14)))
+        light = light + 5 * np.sign(np.sin(along * rng.uniform(6, 14)))
     colour = np.array(_shaded(_GROUNDS[name], rng), np.float32)
     return (colour + light[:, :, None]).clip(0, 255).astype(np.uint8)
 
