@@ -70,6 +70,8 @@ class CaptioningConfig(TrialConfig):
     """``cnn``: convolutions beyond the four. At least 0."""
     cnn_activation: str = "relu"
     """``cnn``: ``relu`` or ``leaky_relu``."""
+    cnn_batch_norm: bool = False
+    """``cnn``: whether each convolution is followed by batch normalisation, which the study's network has not."""
     decoder: str = "lstm"
     """``lstm`` or ``gru`` with additive attention, or ``transformer``."""
     embedding_width: int = 256
@@ -220,6 +222,7 @@ class Captioning(Family):
             cnn_width=config.cnn_width,
             cnn_extra_layers=config.cnn_extra_layers,
             cnn_activation=config.cnn_activation,
+            cnn_batch_norm=config.cnn_batch_norm,
             gradient_checkpointing=config.gradient_checkpointing,
             embedding_width=config.embedding_width,
         )
@@ -384,6 +387,7 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "cnn_width": ("picture_encoder", ("cnn",)),
     "cnn_extra_layers": ("picture_encoder", ("cnn",)),
     "cnn_activation": ("picture_encoder", ("cnn",)),
+    "cnn_batch_norm": ("picture_encoder", ("cnn",)),
     "label_smoothing": ("loss", ("cross_entropy", "kl_divergence")),
     "focal_alpha": ("loss", ("focal",)),
     "focal_gamma": ("loss", ("focal",)),

@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
 
 
 def run_name(ledger: Ledger, wanted: str) -> str:
-    """The search's own name if it is free, else the first free one of ``name-2``, ``name-3``, …"""
+    """The search's own name if it is free, else the first free one of ``name-2``, ``name-3`` and so on."""
     taken = {record.name for record in ledger.searches()}
     return next(n for n in (wanted, *(f"{wanted}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
 

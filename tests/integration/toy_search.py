@@ -79,7 +79,10 @@ class Toy(Family):
     def predict(self, batch: dict[str, Any]) -> list[Record]:
         output = self.head(torch.tanh(self.body(batch["pictures"])))
         errors = (output - batch["pictures"].mean(1, keepdim=True)).square().squeeze(1)
-        return [{"id": i, "caption": f"error {e:.3f}", "error": e} for i, e in zip(batch["ids"], errors.tolist())]
+        return [
+            {"id": i, "caption": f"error {e:.3f}", "error": e}
+            for i, e in zip(batch["ids"], errors.tolist(), strict=True)
+        ]
 
     def score(self, records: Sequence[Record]) -> Scores:
         errors = [r["error"] for r in records]

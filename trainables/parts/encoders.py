@@ -116,6 +116,7 @@ def build_encoder(
     cnn_width: int,
     cnn_extra_layers: int,
     cnn_activation: str,
+    cnn_batch_norm: bool = False,
     gradient_checkpointing: bool = False,
     embedding_width: int = 512,
 ) -> Encoder:
@@ -128,6 +129,7 @@ def build_encoder(
         cnn_width: for ``cnn``, channels of the first convolution; doubled in each of the next three.
         cnn_extra_layers: for ``cnn``, convolutions beyond the four.
         cnn_activation: for ``cnn``, ``relu`` or ``leaky_relu``.
+        cnn_batch_norm: for ``cnn``, normalise over the batch after each convolution.
         gradient_checkpointing: recompute each stage in the backward pass instead of keeping its activations.
         embedding_width: for ``cnn``, width of the dense layer and so of the vectors.
 
@@ -147,6 +149,7 @@ def build_encoder(
         cnn_width=cnn_width,
         cnn_extra_layers=cnn_extra_layers,
         cnn_activation=cnn_activation,
+        cnn_batch_norm=cnn_batch_norm,
         embedding_width=embedding_width,
     )
     encoder = Encoder(
@@ -161,21 +164,26 @@ def build_encoder(
     return encoder
 
 
-def cnn(*, cnn_width: int, cnn_extra_layers: int, cnn_activation: str, embedding_width: int) -> Body:
+def cnn(
+    *, cnn_width: int, cnn_extra_layers: int, cnn_activation: str, cnn_batch_norm: bool, embedding_width: int
+) -> Body:
     """The COCO Transformer study's own network: 3x3 convolutions with max-pooling between the first four.
 
     Pooled, it is the study's: global average, then a dense layer with ReLU. With ``grid`` the dense layer sees each
     position. Where the study says nothing: convolutions keep the size, and weights start as He et al. propose
-    (https://arxiv.org/abs/1502.01852).
+    (https://arxiv.org/abs/1502.01852). Batch normalisation after each convolution is ours: it learns much faster.
     """
     activation = lookup(ACTIVATIONS, cnn_activation, "cnn_activation")
     widths = [cnn_width * 2 ** min(layer, 3) for layer in range(4 + cnn_extra_layers)]
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (before, after) in enumerate(zip([3, *widths], widths, strict=False), start=1):
-        convolution = nn.Conv2d(before, after, 3, padding=1)
+        convolution = nn.Conv2d(before, after, 3, padding=1, bias=not cnn_batch_norm)
         nn.init.kaiming_uniform_(convolution.weight, nonlinearity="relu")
-        nn.init.zeros_(convolution.bias)  # pyright: ignore[reportArgumentType] - it has one
+        if convolution.bias is not None:
+            nn.init.zeros_(convolution.bias)
         layers[f"convolution{number}"] = convolution
+        if cnn_batch_norm:
+            layers[f"normalization{number}"] = nn.BatchNorm2d(after)
         layers[f"activation{number}"] = activation()
         if number <= 3:
             layers[f"pool{number}"] = nn.MaxPool2d(2)

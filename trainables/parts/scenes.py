@@ -4,6 +4,7 @@ import colorsys
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -228,33 +229,25 @@ def _outline(shape: str, x: float, y: float, radius: float, turn: float) -> list
 
 
 def _describe(scene: _Scene, rng: np.random.Generator) -> list[str]:
-    """Five different captions: two tell the arrangement, the others more or less than that."""
+    """Five different captions of what is where, in other words, order and detail."""
     told = _captions_of_two(scene, rng) if len(scene.things) == 2 else _captions_of_three(scene, rng)
-    return [told[i] for i in rng.permutation(len(told))]
+    return [re.sub(r"\ba (?=[aeiou])", "an ", told[i]) for i in rng.permutation(len(told))]
 
 
 def _captions_of_two(scene: _Scene, rng: np.random.Generator) -> list[str]:
     first, second = scene.things
     a, b = _plain(first), _plain(second)
     pick = _Picker(rng)
-    before = pick("to the left of", "left of") if scene.across else pick("above", "over")
-    after = pick("to the right of", "right of") if scene.across else pick("below", "under")
-    side, far = (
-        pick(("left", "right"), ("right", "left")) if scene.across else pick(("top", "bottom"), ("bottom", "top"))
-    )
-    near = first if side in ("left", "top") else second
-    other = second if near is first else first
+    before = ("to the left of", "left of") if scene.across else ("above", "over")
+    after = ("to the right of", "right of") if scene.across else ("below", "under")
     spread = "side by side" if scene.across else "one above the other"
+    full, ending = _full(first, pick), _full(second, pick)
     return [
-        f"a {_full(first, pick)} {before} a {_full(second, pick)}",
-        f"a {b} {after} a {a}",
-        f"the {near.shape} on the {side} is {near.colour} and the {other.shape} is {other.colour}",
-        pick(f"there is a {a} and a {b} on {scene.ground}", f"a {b} and a {a} on a {scene.ground} background"),
-        pick(
-            f"a {first.shape} and a {second.shape} {spread}",
-            f"{first.colour} and {second.colour} shapes {spread}",
-            f"two shapes with a {_full(other, pick)} on the {far}",
-        ),
+        f"a {full} {pick(*before)} a {ending}",
+        pick(f"a {b} {pick(*after)} a {a}", f"a {ending} {pick(*after)} a {full}"),
+        f"there is a {pick(a, full)} {pick(*before)} a {b}",
+        pick(f"the {a} is {pick(*before)} the {b}", f"the {b} is {pick(*after)} the {a}"),
+        pick(f"a {a} and a {b} on a {scene.ground} background", f"a {a} and a {b} {spread}"),
     ]
 
 
@@ -264,16 +257,14 @@ def _captions_of_three(scene: _Scene, rng: np.random.Generator) -> list[str]:
     pick = _Picker(rng)
     line = "row" if scene.across else "column"
     start, end = ("left", "right") if scene.across else ("top", "bottom")
-    edge, thing = pick((start, first), (end, last))
+    before = ("to the left of", "left of") if scene.across else ("above", "over")
+    full = _full(middle, pick)
     return [
         f"a {a} a {b} and a {c} from {start} to {end}",
-        pick(f"a {b} between a {a} and a {c}", f"a {b} between a {c} and a {a}"),
-        f"a {line} of three shapes with a {_full(thing, pick)} on the {edge}",
-        f"the {middle.shape} in the middle is {middle.colour} and the {last.shape} is {last.colour}",
-        pick(
-            f"{first.colour} {middle.colour} and {last.colour} shapes on a {scene.ground} background",
-            f"there are three shapes in a {line} on {scene.ground}",
-        ),
+        pick(f"a {b} between a {a} and a {c}", f"a {full} between a {a} and a {c}"),
+        f"there is a {a} {pick(*before)} a {b} and a {c}",
+        pick(f"a {line} of a {a} a {b} and a {c}", f"a {a} a {full} and a {c} in a {line}"),
+        f"a {a} a {b} and a {c} on a {scene.ground} background",
     ]
 
 
