@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,25 @@ import pytest
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real pictures with captions (Flickr8k and COCO samples), which are not part of the repository."""
-    folder = Path(__file__).parents[2] / "shared" / "data"
-    if not folder.is_dir():
+    if not SHARED_DATA.is_dir():
         pytest.skip("the real pictures of ../shared/data are not here")
-    return folder
+    return SHARED_DATA
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Continuous integration must not pass by leaving out the real pictures where they are."""
+    report = yield
+    wants = item.get_closest_marker("shared_data") or "shared_data" in getattr(item, "fixturenames", ())
+    if report.skipped and not hasattr(report, "wasxfail") and wants and os.environ.get("CI") and SHARED_DATA.is_dir():
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped although {SHARED_DATA} is there: {report.longrepr}"
+    return report

@@ -84,9 +84,9 @@ def feed(progress, clock):
     progress.epoch("u1", report(2, cider=0.4, val_loss=3.0))
     clock.now = 20.0
     progress.trial_ended("u1", "finished")
-    progress.trial_started("abcdef0123456789", "", {}, 4)
-    progress.epoch("abcdef0123456789", report(2, cider=0.75, val_loss=2.0))
-    progress.trial_ended("abcdef0123456789", "failed", "no memory\nleft \x1b[31m")
+    progress.trial_started("toy-003", "", {}, 4)
+    progress.epoch("toy-003", report(2, cider=0.75, val_loss=2.0))
+    progress.trial_ended("toy-003", "failed", "no memory\nleft \x1b[31m")
     progress.close()
 
 
@@ -98,10 +98,10 @@ def test_without_a_terminal_there_is_a_line_for_each_event(capsys):
         "base: epoch 1/2, cider 0.5, val_loss 3.25, 412 samples/s; 0/4 trials, best cider 0.5 (base)",
         "base: epoch 2/2, cider 0.4, val_loss 3; 0/4 trials, best cider 0.5 (base)",
         "base: finished; 1/4 trials, best cider 0.5 (base), 1 m 00 s left",
-        "abcdef01: started",
+        "toy-003: started",
         # one trial and a half in 20 s, two and a half to go
-        "abcdef01: epoch 2/4, cider 0.75, val_loss 2; 1/4 trials, best cider 0.75 (abcdef01), 33 s left",
-        "abcdef01: failed: no memory left [31m; 2/4 trials, 1 failed, best cider 0.75 (abcdef01), 20 s left",
+        "toy-003: epoch 2/4, cider 0.75, val_loss 2; 1/4 trials, best cider 0.75 (toy-003), 33 s left",
+        "toy-003: failed: no memory left [31m; 2/4 trials, 1 failed, best cider 0.75 (toy-003), 20 s left",
     ]
     assert capsys.readouterr() == ("", "")
 

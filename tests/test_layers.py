@@ -28,7 +28,7 @@ LAYERS = (
     {"space", "train", "figures", "console"},
     {"cluster", "session", "ledger", "study", "tracking", "registry", "sender"},
     {"summary", "tuning"},
-    {"search", "promotion"},
+    {"search", "promotion", "preflight"},
     {"commands"},
     {"cli"},
 )

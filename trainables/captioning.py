@@ -15,7 +15,7 @@ from trainables.parts.augmentation import AUGMENTATIONS, IMPROVED, augment, draw
 from trainables.parts.datasets import open_folder
 from trainables.parts.decoders import DECODERS, build_decoder
 from trainables.parts.encoders import ACTIVATIONS as CNN_ACTIVATIONS
-from trainables.parts.encoders import ENCODERS, FEATURES, build_encoder, freeze
+from trainables.parts.encoders import ENCODERS, FEATURES, build_encoder, freeze, weights_file
 from trainables.parts.generation import beam, greedy, sample
 from trainables.parts.losses import LOSSES, build_loss
 from trainables.parts.metrics import score_captions, token_metrics
@@ -173,6 +173,10 @@ class CaptioningConfig(TrialConfig):
                     f"{key}={getattr(self, key)!r} has no effect with {other}={getattr(self, other)!r}: set {other} to "
                     f"{' or '.join(values)}, or leave {key} at {default!r}."
                 )
+
+    def find_sources(self) -> None:
+        """Makes sure, before anything starts, that the encoder's first weights are there."""
+        weights_file(self.picture_encoder, self.weights)
 
     def without_sources(self) -> "CaptioningConfig":
         """The same, for a model whose weights come from a checkpoint: the encoder's first weights are not read."""

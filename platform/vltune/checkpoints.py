@@ -4,6 +4,7 @@ A checkpoint is a folder whose files were flushed to the disk before its ``MANIF
 SHA-256. Weights and optimizer state are safetensors, all else is JSON: nothing is ever unpickled.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +24,8 @@ from torch import Tensor
 from vltune.contract import Assets, BadInput, Family, NotFound, TrialConfig, lookup
 
 MANIFEST = "MANIFEST.json"
+FORMAT = 1
+"""Version of the manifest and of the files that it lists."""
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -74,7 +77,7 @@ def seal(folder: Path) -> None:
         _flush(path)
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256(path)}
     draft = folder / f".{MANIFEST}"
-    draft.write_text(json.dumps({"format": 1, "files": files}, indent=1))
+    draft.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
     _flush(draft)
     draft.rename(folder / MANIFEST)
     _flush(folder)
@@ -88,8 +91,10 @@ def verify(folder: Path) -> None:
         Corrupt: the manifest or a file is missing, or differs from what was committed.
     """
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-        for name, expected in files.items():
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise Corrupt(f"{folder / MANIFEST} is of format {manifest['format']!r}, not {FORMAT}")
+        for name, expected in manifest["files"].items():
             path = folder / name
             if path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
                 raise Corrupt(f"{path} is not what was committed")
@@ -103,7 +108,8 @@ def latest(parent: Path) -> Checkpoint | None:
         try:
             verify(checkpoint.folder)
         except Corrupt:
-            checkpoint.folder.rename(parent / f"bad-{checkpoint.folder.name}")
+            with contextlib.suppress(FileNotFoundError):  # another worker of the trial was faster
+                checkpoint.folder.rename(parent / f"bad-{checkpoint.folder.name}")
             continue
         return checkpoint
     return None
@@ -162,9 +168,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
-    except (SafetensorError, OSError) as error:
+        return tensors | {name: tensors[original] for name, original in aliases.items()}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"{path} is not a sound safetensors file: {error}") from error
-    return tensors | {name: tensors[original] for name, original in aliases.items()}
 
 
 def read_foreign_weights(path: Path, *, sha256_prefix: str | None = None) -> dict[str, Tensor]:
@@ -235,7 +241,7 @@ def read_model(folder: Path, families: Mapping[str, type[Family]]) -> tuple[Fami
 def read_assets(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
     """The assets that lie with a model."""
     for name in record["assets"]:
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".."):
             raise BadInput(f"{folder / CONFIG} names an asset outside its folder: {name!r}.")
     return {name: (folder / name).read_text(encoding="utf-8") for name in record["assets"]}
 

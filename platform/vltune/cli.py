@@ -1,26 +1,33 @@
-"""The command line: arguments, errors in one line, exit codes. What commands do stands in ``commands.py``."""
+"""The command line: arguments, errors in one line, exit codes. What commands do stands in ``commands.py``.
+
+Nothing of vltune is imported before the arguments are read: ``vltune --help`` does not wait for torch.
+"""
 
 import argparse
+import difflib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from vltune import commands
-from vltune.contract import BadInput, NotFound, TrainingFailure, Unreachable, nearest
-
 OK, FAILURE, BAD_INPUT, NOT_FOUND, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-Command = Callable[[argparse.Namespace, commands.Screen], int]
+
+class _Refused(Exception):
+    """The arguments are not possible."""
+
+    def __init__(self, text: str, code: int = BAD_INPUT) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{self.prog}: {message} (see {self.prog} --help)")
+        raise _Refused(f"{self.prog}: {message} (see {self.prog} --help)")
 
 
 def _parser() -> _Parser:
@@ -33,7 +40,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="store_true", help="say the version and end")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
 
-    def add(name: str, command: Command, about: str, example: str, *, under: argparse._SubParsersAction | None = None):
+    def add(name: str, about: str, example: str, *, under: argparse._SubParsersAction | None = None) -> _Parser:
         added = (under or subparsers).add_parser(
             name,
             help=about,
@@ -41,7 +48,7 @@ def _parser() -> _Parser:
             epilog=f"example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.set_defaults(command=command)
+        added.set_defaults(command=f"data_{name}" if under else name, options=added._option_string_actions)  # noqa: SLF001
         added.add_argument(
             "--storage",
             type=Path,
@@ -52,14 +59,13 @@ def _parser() -> _Parser:
         added.add_argument("--json", action="store_true", help="one JSON document on standard output")
         return added
 
-    spaces = add("spaces", commands.spaces, "list the searches, or show one", "vltune spaces quickstart")
+    spaces = add("spaces", "list the searches, or show one", "vltune spaces quickstart")
     spaces.add_argument("search", nargs="?", metavar="NAME", help="a search, or the path of your own Python file")
 
     search = add(
         "search",
-        commands.search,
         "run a search",
-        "vltune search captioning_rnn --data flickr8k --trials 20 --set epochs=5",
+        "vltune search captioning_rnn --data flickr8k --set epochs=5",
     )
     search.add_argument("search", metavar="NAME", help="a shipped search, or the path of your own Python file")
     search.add_argument("--trials", type=_positive, metavar="N", help="trials in all, named rows included")
@@ -69,9 +75,8 @@ def _parser() -> _Parser:
 
     train = add(
         "train",
-        commands.train,
         "train one configuration",
-        "vltune train captioning_architectures --row Transformer --set epochs=3 --workers 2",
+        "vltune train captioning_losses --row 'focal, CNN' --set epochs=3",
     )
     train.add_argument("search", metavar="NAME", help="a shipped search, or the path of your own Python file")
     train.add_argument("--row", metavar="ROW", help="named row to train (default: the base row)")
@@ -86,7 +91,7 @@ def _parser() -> _Parser:
             help="pin fields, which are then no longer searched",
         )
 
-    rerun = add("rerun", commands.rerun, "train a trial again from its record", "vltune rerun quickstart-003")
+    rerun = add("rerun", "train a trial again from its record", "vltune rerun quickstart-003")
     rerun.add_argument("uid", metavar="UID", help="the trial's uid, as `vltune status RUNNAME` shows it")
     for parser_ in (search, train, rerun):
         parser_.add_argument(
@@ -99,7 +104,7 @@ def _parser() -> _Parser:
         )
         parser_.add_argument("--threads", type=_positive, metavar="N", help="threads of each worker")
 
-    resume = add("resume", commands.resume, "go on with a run that was stopped or killed", "vltune resume quickstart")
+    resume = add("resume", "go on with a run that was stopped or killed", "vltune resume quickstart")
     resume.add_argument("run", metavar="RUNNAME")
     resume.add_argument("--trials", type=_positive, metavar="N", help="raise the number of trials in all to this")
     for parser_ in (search, resume):
@@ -109,21 +114,18 @@ def _parser() -> _Parser:
     for parser_ in (search, train):
         parser_.add_argument("--isolate", action="store_true", help="fresh processes for every trial (slower)")
 
-    status = add("status", commands.status, "show where runs stand", "vltune status quickstart")
+    status = add("status", "show where runs stand", "vltune status quickstart")
     status.add_argument("run", nargs="?", metavar="RUNNAME")
-    stop = add("stop", commands.stop, "stop a run that another process drives", "vltune stop quickstart")
+    stop = add("stop", "stop a run that another process drives", "vltune stop quickstart")
     stop.add_argument("run", metavar="RUNNAME")
 
-    compare = add(
-        "compare", commands.compare, "show runs in one table", "vltune compare quickstart --sort val_loss --format md"
-    )
+    compare = add("compare", "show runs in one table", "vltune compare quickstart --sort val_loss --format md")
     compare.add_argument("runs", nargs="+", metavar="RUNNAME")
     compare.add_argument("--sort", metavar="METRIC", help="metric that orders the rows (default: the objective)")
-    compare.add_argument("--format", choices=("table", "md", "csv"), default="table")
+    compare.add_argument("--format", choices=("table", "md", "csv"), default="table", help="default: table")
 
     promote = add(
         "promote",
-        commands.promote,
         "score the best model on the test split and register it",
         "vltune promote quickstart --as champion",
     )
@@ -131,10 +133,9 @@ def _parser() -> _Parser:
     promote.add_argument("--trial", metavar="UID", help="this trial instead of the best one")
     promote.add_argument("--as", dest="alias", default="champion", metavar="ALIAS", help="default: champion")
     promote.add_argument("--model", metavar="NAME", help="name of the registered model (default: the search's)")
-    add("models", commands.models, "list the promoted models", "vltune models")
+    add("models", "list the promoted models", "vltune models")
     predict = add(
         "predict",
-        commands.predict,
         "caption pictures with a promoted model",
         "vltune predict quickstart@champion a.jpg",
     )
@@ -142,8 +143,8 @@ def _parser() -> _Parser:
     predict.add_argument("sources", nargs="+", metavar="PICTURE")
     for parser_ in (promote, predict):
         parser_.add_argument("--space", metavar="FILE", help="your Python file, for a family of your own")
-    ui = add("ui", commands.ui, "open MLflow over the runs, on this machine only", "vltune ui --port 5001")
-    ui.add_argument("--port", type=_positive, default=5000)
+    ui = add("ui", "open MLflow over the runs, on this machine only", "vltune ui --port 5001")
+    ui.add_argument("--port", type=_port, default=5000, metavar="N", help="default: 5000")
 
     data = subparsers.add_parser(
         "data",
@@ -154,7 +155,6 @@ def _parser() -> _Parser:
     inside = data.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser, required=True)
     validate = add(
         "validate",
-        commands.data_validate,
         "find everything that is wrong with a data set",
         "vltune data validate flickr8k",
         under=inside,
@@ -162,7 +162,6 @@ def _parser() -> _Parser:
     validate.add_argument("path", metavar="PATH")
     stats = add(
         "stats",
-        commands.data_stats,
         "count and plot a data set",
         "vltune data stats flickr8k --out plots",
         under=inside,
@@ -171,14 +170,13 @@ def _parser() -> _Parser:
     stats.add_argument("--out", default=".", metavar="DIR", help="folder of the plots (default: here)")
     scenes = add(
         "scenes",
-        commands.data_scenes,
         "draw pictures of coloured shapes with captions, as a COCO folder",
         "vltune data scenes scenes --pictures 1600",
         under=inside,
     )
     scenes.add_argument("path", metavar="PATH")
-    scenes.add_argument("--pictures", type=_positive, default=1600, metavar="N")
-    scenes.add_argument("--seed", type=_whole, default=0, metavar="N")
+    scenes.add_argument("--pictures", type=_positive, default=1600, metavar="N", help="default: 1600")
+    scenes.add_argument("--seed", type=_whole, default=0, metavar="N", help="default: 0")
     return parser
 
 
@@ -198,12 +196,19 @@ def _whole(text: str) -> int:
 
 def _share(text: str) -> float:
     value = float(text)
-    if not (0 <= value <= 1 or value == int(value)):
+    if not (0 <= value < 1 or (value > 0 and value.is_integer())):
         raise argparse.ArgumentTypeError(f"{text} must be a whole number, or a fraction below 1")
     return value
 
 
-for _check in (_positive, _whole, _share):
+def _port(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 1 and 65535")
+    return value
+
+
+for _check in (_positive, _whole, _share, _port):
     _check.__name__ = "number"  # argparse names the type by its function
 
 
@@ -212,15 +217,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         parser = _parser()
-        _check_command(parser, argv)
-        arguments = parser.parse_args(argv)
-        if arguments.version:
-            return _version()
-        if not hasattr(arguments, "command"):
-            parser.print_help()
-            return BAD_INPUT if argv else OK
-        screen = commands.Screen(arguments.json, width=shutil.get_terminal_size((100, 24)).columns)
-        return arguments.command(arguments, screen)
+        arguments = _arguments(parser, argv)
+    except _Refused as error:
+        return _fail(error, error.code)
+    if arguments.version:
+        return _version()
+    if not hasattr(arguments, "command"):
+        parser.print_help()
+        return OK
+    return _run(arguments)
+
+
+def _arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The parsed arguments; a command or an option that is misspelt is answered with the nearest one."""
+    known = next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
+    assert known is not None
+    if argv and not argv[0].startswith("-") and argv[0] not in known:
+        raise _Refused(f"unknown command {argv[0]!r}{_nearest(argv[0], known)}", NOT_FOUND)
+    arguments, extra = parser.parse_known_args(argv)
+    if extra:
+        word, options = extra[0].partition("=")[0], getattr(arguments, "options", ["--help", "--version"])
+        hint = _nearest(word, (o for o in options if o.startswith("--"))) if word.startswith("-") else "; leave it out."
+        raise _Refused(f"{parser.prog} does not know the argument {word!r}{hint}")
+    return arguments
+
+
+def _nearest(name: str, choices: Iterable[str]) -> str:
+    choices = list(choices)
+    close = difflib.get_close_matches(name, choices, n=1)
+    return (f"; did you mean {close[0]!r}?" if close else ".") + f" Choose one of: {', '.join(choices)}."
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from vltune import commands
+    from vltune.contract import BadInput, NotFound, TrainingFailure, Unreachable
+
+    screen = commands.Screen(arguments.json, width=shutil.get_terminal_size((100, 24)).columns)
+    try:
+        return getattr(commands, arguments.command)(arguments, screen)
     except NotFound as error:
         return _fail(error, NOT_FOUND)
     except BadInput as error:
@@ -234,12 +268,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-
-
-def _check_command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
-    known = next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
-    if argv and not argv[0].startswith("-") and argv[0] not in known:
-        raise NotFound(f"unknown command {argv[0]!r}{nearest(argv[0], known)}")
 
 
 def _version() -> int:

@@ -45,7 +45,7 @@ def start(address: str | None) -> None:
     """Starts Ray on this machine, behind a token of its own, or joins the cluster at ``address``.
 
     Raises:
-        Unreachable: no cluster answers at the address.
+        Unreachable: no cluster answers at the address, or Ray does not start here.
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -61,8 +61,16 @@ def start(address: str | None) -> None:
         "runtime_env": {"env_vars": {key: os.environ[key] for key in _FOR_WORKERS}},
     }
     if address is None:
-        ray.init("local", num_cpus=cpu_count(), include_dashboard=False, **options)
-        return
+        for last in (False, True):  # on a machine that is very busy Ray gives up after 30 s
+            try:
+                ray.init("local", num_cpus=cpu_count(), include_dashboard=False, **options)
+            except Exception as error:
+                ray.shutdown()
+                if last:
+                    reason = str(error).splitlines()[0][:200]
+                    raise Unreachable(f"Ray did not start on this machine: {reason}") from error
+            else:
+                return
     if address.startswith("ray://"):
         raise BadInput("--address ray://… would move the ledger away: run on the head, with --address auto.")
     try:

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from vltune.compare import Table
     from vltune.contract import Search
     from vltune.ledger import Ledger, SearchRecord
+    from vltune.registry import Model
     from vltune.search import Options
 
 SOME_TRIALS_FAILED = 5
+NOTHING_YET = "no run was started here yet: vltune search quickstart"
 
 
 @dataclass
@@ -60,14 +62,13 @@ def _plain(value: Any) -> Any:
 def spaces(arguments: Namespace, screen: Screen) -> int:
     """Lists the shipped searches, or shows one."""
     from search_spaces import SEARCHES
-    from vltune.console import description_text
+    from vltune.console import description_text, listing_text
     from vltune.space import describe, load_search
 
     if arguments.search is None:
         found = {name: load_search(name, SEARCHES) for name in SEARCHES}
-        room = max(map(len, found))
-        lines = [f"{name:<{room}}  {search.question}" for name, search in found.items()]
-        screen.result("\n".join(lines), [{"name": n, "question": s.question} for n, s in found.items()])
+        lines = listing_text({name: search.question for name, search in found.items()}, width=screen.width)
+        screen.result(lines, [{"name": n, "question": s.question} for n, s in found.items()])
         return 0
     description = describe(load_search(arguments.search, SEARCHES))
     screen.result(description_text(description, width=screen.width), asdict(description))
@@ -97,7 +98,7 @@ def train(arguments: Namespace, screen: Screen) -> int:
     name = arguments.row or found.base_row
     row = {name: dict(lookup(found.rows, name, f"row of {found.name}"))} if name else {"train": {}}
     found = dataclasses.replace(found, num_trials=1, pruner="none")
-    wanted = arguments.name or _free_name(arguments, f"{found.name}-train")
+    wanted = _free_name(arguments, f"{found.name}-train") if arguments.name is None else arguments.name
     return _launch(found, arguments, screen, space=arguments.search, name=wanted, pins=pins, rows=row)
 
 
@@ -105,7 +106,7 @@ def rerun(arguments: Namespace, screen: Screen) -> int:
     """Trains a trial again from its record."""
     from vltune.ledger import Ledger
 
-    ledger = Ledger.of(arguments.storage)
+    ledger = Ledger.existing(arguments.storage)
     trial = ledger.trial(arguments.uid)
     record = ledger.search(trial.search)
     if not trial.config:
@@ -132,9 +133,12 @@ def resume(arguments: Namespace, screen: Screen) -> int:
     """Goes on with a run."""
     from vltune.ledger import Ledger
 
-    ledger = Ledger.of(arguments.storage)
+    ledger = Ledger.existing(arguments.storage)
     record = ledger.search(arguments.run)
     found = _same_search(record)
+    holder = ledger.driver(record.name)
+    if holder is not None:  # said before the record is changed below the one who drives it
+        raise BadInput(f"the run {record.name!r} is being driven by another process ({holder}): stop it first.")
     if arguments.trials is not None:
         record = ledger.change(record.name, num_trials=arguments.trials)
     options = dataclasses.replace(
@@ -193,23 +197,30 @@ def _launch(
 ) -> int:
     """Checks everything that can be checked before Ray starts, then runs."""
     from vltune.ledger import Ledger, SearchRecord
+    from vltune.preflight import check_room, check_run_name, check_samples, find_sources
     from vltune.search import run_name, versions
-    from vltune.space import SEARCH_NAME, check, example
+    from vltune.space import check, example
 
+    options = _options(arguments)
     found = dataclasses.replace(found, rows=rows, base_row=found.base_row if found.base_row in rows else "")
-    if name is not None and not SEARCH_NAME.fullmatch(name):
-        raise BadInput(
-            f"--name {name!r} is not possible: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter "
-            "or a digit."
-        )
-    check(found, pins=pins)
+    check_run_name(found.name if name is None else name)
+    configs = check(found, pins=pins)
+    objective = str(pins.get("objective", found.objective))
+    direction = lookup(found.family.metrics, objective, "metric")
+    # A cluster that will be joined may have GPUs that this machine has not.
+    here = _gpus() if options.address is None else None
+    check_room(configs, workers=options.workers, gpus_per_worker=options.gpus_per_worker, here=here)
+    if arguments.data is not None and not Path(arguments.data).expanduser().exists():
+        raise NotFound(f"--data {arguments.data}: there is no such folder; give the folder of a data set.")
     ledger = Ledger.of(arguments.storage)
     if name is not None and name in {record.name for record in ledger.searches()}:
         raise BadInput(f"there is a run {name!r} already: take another --name, or `vltune resume {name}`.")
+    find_sources(configs)
     data = arguments.data or _scenes(arguments.storage, screen)
     data = str(Path(data).expanduser().absolute())
     config = dataclasses.replace(example(found, pins=pins), data=data)
     opened = found.family.load(config, str(arguments.storage.absolute() / "cache"))
+    check_samples(configs, training=opened.splits["train"], data=data)
     expected = pins.pop("data_hash", opened.hash)
     if expected != opened.hash:
         raise BadInput(
@@ -218,7 +229,6 @@ def _launch(
         )
     for note in opened.notes:
         screen.say(f"data: {note}")
-    options = _options(arguments)
     record = SearchRecord(
         name=name or run_name(ledger, found.name),
         search=found.name,
@@ -227,8 +237,8 @@ def _launch(
         question=found.question,
         family=found.family.name,
         metrics=dict(found.family.metrics),
-        objective=str(pins.get("objective", found.objective)),
-        direction=lookup(found.family.metrics, str(pins.get("objective", found.objective)), "metric"),
+        objective=objective,
+        direction=direction,
         num_trials=found.num_trials,
         sampler=found.sampler,
         pruner=found.pruner,
@@ -250,6 +260,12 @@ def _launch(
         created=time.time(),
     )
     return _drive(found, ledger, record, options, screen, fresh=True)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _scenes(storage: Path, screen: Screen) -> str:
@@ -283,7 +299,7 @@ def _drive(
     text = ""
     if any(trial.config for trial in trials):
         shown = table(ledger, [record.name])
-        text, document["table"] = as_text(shown, width=screen.width), as_json(shown)
+        text, document["table"] = as_text(shown, width=screen.width).rstrip("\n"), as_json(shown)
     if states["finished"] + states["pruned"]:
         winner = best_trial(ledger, record.name)
         best = best_report(ledger.epochs(winner.uid))
@@ -309,7 +325,10 @@ def status(arguments: Namespace, screen: Screen) -> int:
     from vltune.ledger import Ledger
     from vltune.summary import best_report
 
-    ledger = Ledger.of(arguments.storage)
+    if not arguments.run and not os.environ.get("VLTUNE_LEDGER") and not (arguments.storage / "ledger.db").is_file():
+        screen.result(NOTHING_YET, [])
+        return 0
+    ledger = Ledger.existing(arguments.storage)
     records = [ledger.search(arguments.run)] if arguments.run else ledger.searches()
     documents = []
     for record in records:
@@ -365,7 +384,7 @@ def status(arguments: Namespace, screen: Screen) -> int:
             }
             for d in documents
         ]
-        screen.result(grid_text(short, width=screen.width) if short else "no run was started here yet.", documents)
+        screen.result(grid_text(short, width=screen.width) if short else NOTHING_YET, documents)
     return 0
 
 
@@ -377,7 +396,7 @@ def stop(arguments: Namespace, screen: Screen) -> int:
     """Stops a run that another process drives."""
     from vltune.ledger import Ledger
 
-    ledger = Ledger.of(arguments.storage)
+    ledger = Ledger.existing(arguments.storage)
     ledger.search(arguments.run)
     driver = ledger.driver(arguments.run)
     if driver is None:
@@ -400,14 +419,14 @@ def compare(arguments: Namespace, screen: Screen) -> int:
     from vltune.ledger import Ledger
     from vltune.summary import table
 
-    shown: Table = table(Ledger.of(arguments.storage), arguments.runs, sort_by=arguments.sort or "")
+    shown: Table = table(Ledger.existing(arguments.storage), arguments.runs, sort_by=arguments.sort or "")
     if arguments.format == "md":
         text = as_markdown(shown)
     elif arguments.format == "csv":
-        text = as_csv(shown).rstrip("\n")
+        text = as_csv(shown)
     else:
         text = as_text(shown, width=screen.width)
-    screen.result(text, as_json(shown))
+    screen.result(text.rstrip("\n"), as_json(shown))
     return 0
 
 
@@ -459,7 +478,7 @@ def models(arguments: Namespace, screen: Screen) -> int:
             "model": f"{model.name}/{model.version}",
             "alias": ", ".join(f"@{alias}" for alias in model.aliases),
             "trial": model.trial_uid,
-            **{key: f"{model.metrics[key]:.4g}" for key in list(model.metrics)[:3]},
+            "test split": _test_scores(model),
             "promoted": time.strftime("%Y-%m-%d %H:%M", time.localtime(model.created)),
         }
         for model in found
@@ -467,6 +486,12 @@ def models(arguments: Namespace, screen: Screen) -> int:
     empty = "nothing was promoted yet: vltune promote RUNNAME"
     screen.result(grid_text(rows, width=screen.width) if rows else empty, [asdict(model) for model in found])
     return 0
+
+
+def _test_scores(model: "Model") -> str:
+    """The objective, and the loss that all families have. Models of several families stand in one list."""
+    keys = [key for key in dict.fromkeys((model.objective, "val_loss")) if f"test_{key}" in model.metrics]
+    return ", ".join(f"{key} {model.metrics[f'test_{key}']:.4g}" for key in keys)
 
 
 def predict(arguments: Namespace, screen: Screen) -> int:
@@ -515,10 +540,15 @@ def data_stats(arguments: Namespace, screen: Screen) -> int:
 
     stats = folder_stats(arguments.path)
     out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
     plots = {"picture_sizes": picture_sizes(stats), "caption_lengths": caption_lengths(stats)}
-    for name, figure in plots.items():
-        figure.savefig(out / f"{name}.png", dpi=130)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, figure in plots.items():
+            figure.savefig(out / f"{name}.png", dpi=130)
+    except OSError as error:
+        raise BadInput(
+            f"--out {out}: the plots cannot be written ({error.strerror}); choose another folder."
+        ) from error
     sizes = [sorted(stats["widths"]), sorted(stats["heights"])]
     (widths, heights), middle = sizes, len(sizes[0]) // 2
     lengths = [length for length, count in stats["caption_lengths"].items() for _ in range(count)]

@@ -73,13 +73,31 @@ def grid_text(rows: Sequence[Mapping[str, Any]], *, width: int = 100) -> str:
     columns = [key for key in rows[0] if any(row[key] not in ("", None) for row in rows)]
     for key in columns:
         numbers = all(isinstance(row[key], int | float) or row[key] is None for row in rows)
-        grid.add_column(Text(key), justify="right" if numbers else "left", overflow="fold")
+        grid.add_column(Text(_broken(key)), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         style = _STYLES.get(str(row.get("state", "")), "")
         grid.add_row(*(Text("" if row[key] is None else _value(row[key])) for key in columns), style=style)
     console.print(grid)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def listing_text(entries: Mapping[str, str], *, width: int = 100) -> str:
+    """Names and what is said of them; long texts go on below themselves, or below the name where there is no room."""
+    hang = max(map(len, entries), default=0) + _GAP
+    if width - hang < 24:
+        return "\n".join(
+            f"{name}\n{textwrap.indent(_wrapped(text, width - 2), '  ')}" for name, text in entries.items()
+        )
+    lines = []
+    for name, text in entries.items():
+        first, *rest = _wrapped(text, width - hang).split("\n")
+        lines += [f"{name:<{hang}}{first}".rstrip(), *(" " * hang + line for line in rest)]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, max(20, width)))
 
 
 def description_text(description: Description, *, width: int = 100) -> str:
@@ -132,7 +150,10 @@ def _shown(table: Table, left_out: Sequence[str]) -> list[int]:
 
 def _title(column: Column) -> str:
     """Long names of columns go over several lines, so that the numbers decide the width."""
-    title = column.title.replace("% over ", "% over\n")
+    return _broken(column.title.replace("% over ", "% over\n"))
+
+
+def _broken(title: str) -> str:
     breaks = [i + 1 for i, character in enumerate(title) if character == "_"]
     if len(title) <= 8 or not breaks:
         return title

@@ -7,6 +7,7 @@ Optuna's study lies in the same database (``study.py``); MLflow is a view of the
 import json
 import os
 import socket
+import sqlite3
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 
 from vltune.contract import BadInput, Direction, EpochReport, NotFound, Unreachable, nearest
 
@@ -155,25 +156,57 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._engine = sa.create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}.{uuid.uuid4().hex[:8]}"
+        try:
+            self._engine = sa.create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
+        except (ArgumentError, ImportError) as error:
+            raise BadInput(
+                f"VLTUNE_LEDGER is no database that can be opened ({error}); correct or unset it."
+            ) from error
         if url.startswith("sqlite"):
             event.listen(self._engine, "connect", _set_up_sqlite)
         try:
             _tables.create_all(self._engine)
         except OperationalError as error:
             raise Unreachable(f"the ledger {self._engine.url} does not answer: {error.orig}") from error
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            raise BadInput(
+                f"the ledger {self._engine.url} is damaged or no database ({getattr(error, 'orig', error)}); restore "
+                "it, or choose another --storage."
+            ) from error
 
     @classmethod
     def of(cls, storage: Path) -> "Ledger":
-        """The ledger of a storage folder: ``ledger.db`` in it, or the database that ``VLTUNE_LEDGER`` names."""
+        """The ledger of a storage folder: ``ledger.db`` in it, or the database that ``VLTUNE_LEDGER`` names.
+
+        Raises:
+            BadInput: the folder cannot be made, or its ledger cannot be read.
+            Unreachable: the database does not answer.
+        """
         url = os.environ.get("VLTUNE_LEDGER")
         if not url:
-            storage.mkdir(parents=True, exist_ok=True)
             path = storage.absolute() / "ledger.db"
-            path.touch(mode=0o600)
+            try:
+                storage.mkdir(parents=True, exist_ok=True)
+                path.touch(mode=0o600)
+            except OSError as error:
+                raise BadInput(f"--storage {storage} cannot be written ({error.strerror}); choose another.") from error
             url = f"sqlite:///{path}"
         return cls(url)
+
+    @classmethod
+    def existing(cls, storage: Path) -> "Ledger":
+        """As ``of``, for those who only look: nothing is made.
+
+        Raises:
+            NotFound: no run was ever started there.
+        """
+        if not os.environ.get("VLTUNE_LEDGER") and not (storage / "ledger.db").is_file():
+            raise NotFound(
+                f"--storage {storage} holds no runs: start one with `vltune search quickstart`, or give the folder "
+                "that holds them."
+            )
+        return cls.of(storage)
 
     # -- searches
 
@@ -268,9 +301,9 @@ class Ledger:
         row = connection.execute(query.with_for_update() if lock else query).one_or_none()
         if row is None:
             return None
-        host, pid, _ = row.holder.rsplit(":", 2)
-        if host == socket.gethostname():
-            return row.holder if Path(f"/proc/{pid}").exists() or not Path("/proc").is_dir() else None
+        host, pid, mark = row.holder.rsplit(":", 2)
+        if host == socket.gethostname() and Path("/proc").is_dir():
+            return row.holder if _started(int(pid)) == mark.partition(".")[0] else None
         return row.holder if abs(time.time() - row.beat) < LEASE_SECONDS else None
 
     # -- trials
@@ -404,6 +437,15 @@ class Ledger:
         connection.execute(_events.insert().values(payload=json.dumps(payload, ensure_ascii=False), **values))
 
 
+def _started(pid: int) -> str:
+    """When a living process of this machine started, in its clock's ticks; a number alone may be given again."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
 def _set_up_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
@@ -418,5 +460,5 @@ def _search_record(row: sa.Row) -> SearchRecord:
 
 def _trial_record(row: sa.Row) -> TrialRecord:
     values: dict[str, Any] = dict(row._mapping)  # noqa: SLF001 (SQLAlchemy's public name for it)
-    lists = {key: tuple(json.loads(values[key])) for key in ("searched", "notes")}
-    return TrialRecord(**values | lists | {"config": json.loads(row.config)})
+    values |= {key: tuple(json.loads(values[key])) for key in ("searched", "notes")}
+    return TrialRecord(**values | {"config": json.loads(row.config)})

@@ -81,6 +81,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: State) -> None:
         index, _, kind = name.partition(".")
         entries.setdefault(int(index), {})[kind] = value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if entries and max(entries) >= len(parameters):
+        raise Corrupt(f"the optimizer's state is of more than the {len(parameters)} parameters here")
     for index, entry in entries.items():
         wrong = [kind for kind, value in entry.items() if value.dim() and value.shape != parameters[index].shape]
         if wrong:

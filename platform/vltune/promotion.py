@@ -9,7 +9,7 @@ from vltune import checkpoints
 from vltune.checkpoints import Corrupt
 from vltune.contract import BadInput, Family, NotFound, Record, Sample, lookup
 from vltune.ledger import Ledger, TrialRecord
-from vltune.registry import Model, Registry
+from vltune.registry import Model, Registry, check_names
 from vltune.summary import best_report, best_trial, checkpoint_folder, trial_folder
 from vltune.tracking import Tracker
 from vltune.train import evaluate
@@ -43,8 +43,9 @@ def promote(
         BadInput: the trial has no finished model, or its data is not what it was.
         Unreachable: MLflow does not answer.
     """
-    ledger = Ledger.of(storage)
+    ledger = Ledger.existing(storage)
     record = ledger.search(run)
+    check_names(name or record.search, alias)
     trial = ledger.trial(uid) if uid else best_trial(ledger, run)
     if trial.search != run:
         raise BadInput(f"the trial {trial.uid} is of the run {trial.search!r}, not of {run!r}.")
@@ -63,7 +64,12 @@ def promote(
         run_id=run_id,
         metrics={f"test_{key}": value for key, value in scores.items()},
         params=trial.config,
-        tags={"trial_uid": trial.uid, "run": run, "data_hash": record.data_hash},
+        tags={
+            "trial_uid": trial.uid,
+            "run": run,
+            "data_hash": record.data_hash,
+            "objective": str(trial.config.get("objective", record.objective)),
+        },
     )
     return model, scores
 
@@ -105,7 +111,9 @@ def _test_scores(
     split = data.splits["test"]
     say(f"scoring {len(split)} test samples")
     scores, _ = evaluate(model, split, batch_size=min(config.batch_size, BATCH))
-    file.write_text(json.dumps(scores.metrics))
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps(scores.metrics))
+    draft.rename(file)
     return scores.metrics
 
 

@@ -33,6 +33,8 @@ class Model:
     run_id: str
     """The trial's run in MLflow."""
     data_hash: str
+    objective: str
+    """The metric that chose the trial."""
     metrics: Mapping[str, float]
     """What ``promote`` was given, such as the metrics of the test split."""
     created: float
@@ -90,8 +92,7 @@ class Registry:
             BadInput: a name that is not possible, files that are missing or not ours, or another promotion meanwhile.
             Unreachable: MLflow does not answer.
         """
-        _check_name("name of a model", name, r"[\w.-]+")
-        _check_name("alias", alias, r"(?![vV]\d+$)(?!(?i:latest)$)[\w-]+")
+        check_names(name, alias)
         _check_files(folder)
         assert {"trial_uid", "run", "data_hash"} <= set(tags)
         locks = self._tracker.storage / "locks"
@@ -104,6 +105,8 @@ class Registry:
 
     def models(self) -> list[Model]:
         """All promoted models, by name, newest version first."""
+        if not self._tracker.exists:
+            return []
         with self._tracker.asking("the list of models") as client:
             aliases = {m.name: dict(m.aliases) for m in _pages(client.search_registered_models, max_results=1000)}
             found = [_model(v, aliases.get(v.name, {})) for v in _pages(client.search_model_versions, max_results=1000)]
@@ -242,6 +245,7 @@ def _model(version: Any, aliases: Mapping[str, Any]) -> Model:
         run=tags.get("run", ""),
         run_id=version.run_id or "",
         data_hash=tags.get("data_hash", ""),
+        objective=tags.get("objective", ""),
         metrics={k.removeprefix(_METRIC): float(v) for k, v in tags.items() if k.startswith(_METRIC)},
         created=version.creation_timestamp / 1000,
         content=tags.get("content", ""),
@@ -268,6 +272,16 @@ def _pages(search: Any, **arguments: Any) -> list[Any]:
         token = page.token
         if not token:
             return found
+
+
+def check_names(name: str, alias: str) -> None:
+    """Checks what a registered model and its alias are called.
+
+    Raises:
+        BadInput: MLflow would refuse a name, or take it for something else.
+    """
+    _check_name("name of a model", name, r"[\w.-]{1,200}")
+    _check_name("alias", alias, r"(?![vV]\d+$)(?!(?i:latest)$)[\w-]{1,200}")
 
 
 def _check_name(what: str, name: str, pattern: str) -> None:

@@ -276,8 +276,8 @@ class _Driver:
         """Makes ledger and study agree after a kill, and finds the trials that are to go on."""
         trials = self.ledger.trials(self.record.name)
         self.study.drop_unknown([trial.number for trial in trials])
-        if not trials and not self.study.has_rows():
-            self.study.add_rows(self.record.rows)
+        entered = {trial.row for trial in trials}
+        self.study.add_rows({name: row for name, row in self.record.rows.items() if name not in entered})
         for trial in trials:
             self.numbers[trial.uid] = trial.number
             epochs = self.ledger.epochs(trial.uid)

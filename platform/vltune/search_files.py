@@ -39,19 +39,19 @@ def load_module(path: Path) -> ModuleType:
     except SyntaxError as error:
         del sys.modules[name]
         raise BadInput(f"{error.filename or path}:{error.lineno or 1}: {error.msg}.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise BadInput(f"{where(error, str(path.resolve()))}: {said(error)}") from error
     return module
 
 
-def where(error: Exception, file: str = "") -> str:
+def where(error: BaseException, file: str = "") -> str:
     """File and line of an error: the last line of ``file`` that led to it, or the very last."""
     frames = traceback.extract_tb(error.__traceback__)
     last = ([f for f in frames if f.filename == file] or frames)[-1]
     return f"{last.filename}:{last.lineno}"
 
 
-def said(error: Exception) -> str:
+def said(error: BaseException) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

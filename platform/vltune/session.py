@@ -34,11 +34,11 @@ from vltune.train import Progress, Trial, fit
 MAX_ATTEMPTS = 3
 """A trial whose workers died so often is failed: it is the trial that kills them."""
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = float(os.environ.get("VLTUNE_PATIENCE_SECONDS", "120"))
 """A worker that has been silent for so long, and for five times its usual pause, is replaced."""
 
-START_SECONDS = 600.0
-"""The same before anything usual is known: start-up, and opening data that has to be decoded first."""
+START_SECONDS = 5 * PATIENCE_SECONDS
+"""The same before anything usual is known: start-up, and the first steps."""
 
 
 @dataclass(frozen=True)

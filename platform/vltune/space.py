@@ -262,8 +262,11 @@ def _values(name: str, allowed: set[Plain], others: set[Plain]) -> str:
     return f"{name}={'|'.join(map(plain_text, sorted(allowed, key=lambda v: (isinstance(v, str), v))))}"
 
 
-def check(search: Search, *, pins: Mapping[str, Any] | None = None) -> None:
+def check(search: Search, *, pins: Mapping[str, Any] | None = None) -> list[TrialConfig]:
     """Checks all that can be known of a search before anything starts.
+
+    Returns:
+        Configurations that will or may be trained: those of the rows, then random ones if the search goes on.
 
     Raises:
         BadInput: a rule is broken; the text says which, where, and what to do.
@@ -283,13 +286,15 @@ def check(search: Search, *, pins: Mapping[str, Any] | None = None) -> None:
         if idle:
             others = ", ".join(f"{k}={plain_text(v)}" for k, v in (pins or {}).items() if k in asked)
             raise BadInput(f"{min(idle)!r} is never asked for with {others}; do not set it, or change the others.")
+    configs: list[TrialConfig] = []
     for name, row in search.rows.items():
         proxy = PinnedTrial(None, pins=pins, row=row, row_name=name)
         with _at(search, name):
-            _resolved(search, proxy, {})
+            configs.append(_resolved(search, proxy, {}).config)
             idle = asked & row.keys() - proxy.asked.keys()
             if idle and not pins:
                 raise BadInput(f"{min(idle)!r} is not asked with the row's other values; remove it from the row.")
+    return configs + [config for _, config in runs if search.num_trials > len(search.rows)]
 
 
 def _check_words(search: Search) -> None:

@@ -55,8 +55,12 @@ class Study:
         self._open: dict[int, optuna.Trial] = {}
 
     def add_rows(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Puts named configurations at the front of the queue, in this order."""
+        """Queues named configurations in this order, but those that wait already: a kill may have cut this short."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        waiting = {trial.user_attrs.get("row") for trial in trials}
         for name, values in rows.items():
+            if name in waiting:
+                continue
             self._study.enqueue_trial(dict(values), user_attrs={"row": name})
 
     def has_rows(self) -> bool:
@@ -79,7 +83,9 @@ class Study:
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Tells an epoch's value; returns whether the trial should be stopped. Named rows run to their end."""
         trial = self._open[number]
-        trial.report(value, epoch)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The reported value is ignored")  # told again after a kill
+            trial.report(value, epoch)
         return "row" not in trial.user_attrs and trial.should_prune()
 
     def tell(self, number: int, state: str, value: float = math.nan) -> None:
@@ -93,13 +99,10 @@ class Study:
             self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def drop_unknown(self, known: Sequence[int]) -> None:
-        """Ends trials that were asked for but never entered into the ledger; their rows are queued again."""
+        """Ends trials that were asked for but never entered into the ledger."""
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING and trial.number not in known:
                 self._study.tell(trial.number, state=TrialState.FAIL)
-                if "row" in trial.user_attrs:
-                    fixed = trial.system_attrs.get("fixed_params", {})
-                    self._study.enqueue_trial(fixed, user_attrs={"row": trial.user_attrs["row"]})
 
     def _frozen(self, number: int) -> FrozenTrial:
         return next(t for t in self._study.get_trials(deepcopy=False) if t.number == number)

@@ -77,6 +77,11 @@ class Tracker:
                 self._client = MlflowClient(self.uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or self.uri)
             return self._client
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything to look at: a database of our own is made when the first run is written."""
+        return self.uri != f"sqlite:///{database(self.storage)}" or database(self.storage).is_file()
+
     @contextmanager
     def asking(self, what: str) -> Iterator[Any]:
         """Gives the client, and turns what it raises into our errors.
@@ -300,6 +305,8 @@ class Tracker:
 
     def find_run(self, uid: str) -> str | None:
         """The run id of a trial, or None."""
+        if not self.exists:
+            return None
         with self.asking(f"a look for the trial {uid}") as client:
             experiments = client.search_experiments(filter_string=f"name LIKE '{PREFIX}%'", max_results=1000)
             found = self._find(client, [e.experiment_id for e in experiments], "trial_uid", uid)

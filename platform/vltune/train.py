@@ -200,6 +200,11 @@ class _Fit:
 
     def run(self) -> None:
         """Epoch after epoch until the plan, the patience or the driver says stop."""
+        self._train_and_tell()
+        if self.runtime.rank == 0:  # only now: a last epoch that was never heard of must not be trained again
+            checkpoints.keep_only(self.parent, [self.parent / self.progress.best_checkpoint])
+
+    def _train_and_tell(self) -> None:
         for report in self.reports:  # committed, but perhaps never heard of
             if report["epoch"] > self.trial.known_epoch and not self._tell(report["epoch"], EpochReport(**report)):
                 return
@@ -396,14 +401,12 @@ class _Fit:
         committed = checkpoints.commit(self.parent, report.epoch, write)
         self.progress, self.reports = progress, [*self.reports, dataclasses.asdict(report)]
         best = self.parent / progress.best_checkpoint
-        checkpoints.keep_only(self.parent, [best] if report.last else [best, committed.folder])
+        checkpoints.keep_only(self.parent, [best, committed.folder])
         return report
 
     def _tell(self, epoch: int, report: EpochReport | None) -> bool:
         told = None if report is None else (report, self.progress)
         go_on, self.progress = self.runtime.exchange(epoch, told)
-        if not go_on and self.runtime.rank == 0:  # of a trial that lost only its best epoch is of use
-            checkpoints.keep_only(self.parent, [self.parent / self.progress.best_checkpoint])
         return go_on
 
     # -- setting up
@@ -435,6 +438,12 @@ class _Fit:
             raise BadInput(f"{len(self.training)} training samples for {self.runtime.world_size} workers: take fewer.")
         if self.config.batch_size < self.runtime.world_size:
             raise BadInput(f"batch_size={self.config.batch_size} is below one sample for each worker.")
+        steps = math.ceil(len(self.training) / self.config.batch_size)
+        if len(self.training) // steps < self.runtime.world_size:  # steps are of nearly equal size
+            raise BadInput(
+                f"batch_size={self.config.batch_size} cuts {len(self.training)} training samples into steps of which "
+                f"some have fewer than the {self.runtime.world_size} workers: take a larger one."
+            )
         synchronise_batch_norm(self.model, self.runtime.device)
         return DistributedDataParallel(self.model)
 

@@ -1,5 +1,7 @@
 """Which weight is nearest to the target? A family of a test's own: a vector that is pulled to a point."""
 
+import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +35,12 @@ class ToyConfig(TrialConfig):
     """How long an epoch sleeps, besides."""
     width: int = 4
     fails: str = ""
-    """``error``: an exception; ``nan``: a loss that is not finite; ``once``: the first worker dies in epoch 2."""
+    """``error``: an exception; ``nan``: a loss that is not finite; ``killed:FILE``: SIGKILL in epoch 2, once;
+    ``hangs:FILE``: silence there, once."""
+    evaluate_seconds: float = 0.0
+    """How long an evaluation sleeps."""
+    evaluating: str = ""
+    """A file that is there from the first evaluation of epoch 2 on, before it sleeps."""
 
 
 class Toy(Family):
@@ -58,7 +65,7 @@ class Toy(Family):
 
     def __init__(self, config: ToyConfig, assets: dict[str, str]) -> None:
         super().__init__(config, assets)
-        self.config = config
+        self.config, self.steps = config, 0
         self.body = torch.nn.Linear(48, config.width)
         self.head = torch.nn.Linear(config.width, 1)
         self.dropout = torch.nn.Dropout(0.2)
@@ -68,8 +75,15 @@ class Toy(Family):
         return {"pictures": pictures, "ids": [s.id for s in samples]}
 
     def forward(self, batch: dict[str, Any]) -> Loss:
+        self.steps += 1
         if self.config.fails == "error":
             raise RuntimeError("the toy is broken")
+        if self.config.fails.startswith("killed:") and self.steps == 3 and not Path(self.config.fails[7:]).exists():
+            Path(self.config.fails[7:]).touch()  # the next attempt lives on
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.config.fails.startswith("hangs:") and self.steps == 3 and not Path(self.config.fails[6:]).exists():
+            Path(self.config.fails[6:]).touch()
+            time.sleep(10_000)
         time.sleep(self.config.epoch_seconds / 2)  # two steps an epoch
         output = self.head(self.dropout(torch.tanh(self.body(batch["pictures"]))))
         if self.config.fails == "nan":
@@ -85,6 +99,9 @@ class Toy(Family):
         ]
 
     def score(self, records: Sequence[Record]) -> Scores:
+        if self.config.evaluating and self.steps > 2:
+            Path(self.config.evaluating).touch()
+        time.sleep(self.config.evaluate_seconds)
         errors = [r["error"] for r in records]
         mean = sum(errors) / len(errors)
         return Scores({"val_loss": mean, "score": -mean}, [{"error": e} for e in errors])

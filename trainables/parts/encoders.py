@@ -144,7 +144,7 @@ def build_encoder(
             f"it needs at least {architecture.smallest}; {architecture.native} is its native size."
         )
     lookup(FEATURES, features, "features")
-    file, sha256_prefix = _weights_file(name, weights)
+    file, sha256_prefix = weights_file(name, weights)
     body = architecture.build(
         cnn_width=cnn_width,
         cnn_extra_layers=cnn_extra_layers,
@@ -248,8 +248,13 @@ def _statistics_kept(stage: nn.Module) -> Iterator[None]:
             setattr(layer, name, buffer)
 
 
-def _weights_file(name: str, weights: str) -> tuple[Path | None, str | None]:
-    """The file to read, and how its hash begins if that is known."""
+def weights_file(name: str, weights: str) -> tuple[Path | None, str | None]:
+    """The file of an encoder's first weights, downloaded if need be, and how its hash begins if that is known.
+
+    Raises:
+        NotFound: there is no such file.
+        BadInput: ImageNet weights do not exist for this encoder, or cannot be downloaded.
+    """
     if weights == "none":
         return None, None
     if weights == "imagenet":

@@ -1,0 +1,91 @@
+"""What can be known to fail before Ray starts and anything is written down: names, room, files beside the data."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+from vltune.contract import BadInput, TrialConfig
+from vltune.space import SEARCH_NAME
+
+RESERVED = ("artifacts", "cache", "locks", "models", "scenes")
+"""Folders of the storage that are no run's."""
+_FILES = ("ledger.db", "mlflow.db")
+
+
+@runtime_checkable
+class WithSources(Protocol):
+    """A configuration that names files beside the data, such as first weights."""
+
+    def find_sources(self) -> None:
+        """Raises BadInput if one of them is neither there nor to be had."""
+        ...
+
+
+def check_run_name(name: str) -> None:
+    """Checks what a run is called: its name becomes a folder, a key of the database and a name in MLflow.
+
+    Raises:
+        BadInput: it is not possible, or means another folder of the storage.
+    """
+    if not SEARCH_NAME.fullmatch(name):
+        shown = name if len(name) <= 80 else f"{name[:80]}…"
+        raise BadInput(
+            f"--name {shown!r} is not possible: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter "
+            "or a digit."
+        )
+    if name.lower() in RESERVED or name.lower().startswith(_FILES):
+        raise BadInput(f"--name {name!r} is not possible: the storage keeps something else there; take another name.")
+
+
+def check_room(
+    configs: Iterable[TrialConfig], *, workers: int, gpus_per_worker: float | None, here: int | None
+) -> None:
+    """Checks what a person wants of GPUs and workers.
+
+    Args:
+        configs: configurations that will be trained.
+        workers: of each trial.
+        gpus_per_worker: None: one, if there is one.
+        here: GPUs of this machine; None where a cluster will be joined, whose room is not known yet.
+
+    Raises:
+        BadInput: a GPU cannot be shared so, or is not there; a batch that does not reach all workers.
+    """
+    wanted = gpus_per_worker or 0.0
+    if wanted % 1 and workers > 1:
+        raise BadInput(f"--gpus-per-worker {wanted:g} shares a GPU: that goes with --workers 1, not {workers}.")
+    if here is not None and wanted * workers > here:
+        raise BadInput(
+            f"--workers {workers} with --gpus-per-worker {wanted:g} want {wanted * workers:g} GPUs for each trial, but "
+            f"this machine has {here}; ask for fewer, or join a cluster with --address auto."
+        )
+    for config in configs:
+        if config.precision == "fp16" and (gpus_per_worker == 0 or not (here is None or here)):
+            raise BadInput("precision='fp16' needs GPUs, and each worker has none: take float32 or bf16.")
+        if config.batch_size < workers:
+            raise BadInput(f"batch_size={config.batch_size} is below one sample for each of {workers} workers.")
+
+
+def check_samples(configs: Iterable[TrialConfig], *, training: Sequence[object], data: str) -> None:
+    """Checks what a person wants of the training split.
+
+    Raises:
+        BadInput: more pictures are wanted than it has.
+    """
+    for config in configs:
+        if config.train_pictures > len(training):
+            raise BadInput(
+                f"train_pictures={config.train_pictures} is more than the {len(training)} of the training split of "
+                f"{data}; set it lower, or to 0 for all."
+            )
+
+
+def find_sources(configs: Iterable[TrialConfig]) -> None:
+    """Makes sure that the files which configurations name beside their data are there.
+
+    Raises:
+        NotFound: there is no such file.
+        BadInput: it can neither be read nor fetched.
+    """
+    for config in configs:
+        if isinstance(config, WithSources):
+            config.find_sources()
