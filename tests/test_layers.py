@@ -24,12 +24,13 @@ LAYERS = (
         "batchnorm",
         "optimization",
         "ui",
+        "screen",
     },
     {"space", "train", "figures", "console"},
     {"cluster", "session", "ledger", "study", "tracking", "registry", "sender"},
     {"summary", "tuning"},
     {"search", "promotion", "preflight"},
-    {"commands"},
+    {"commands", "launch"},
     {"cli"},
 )
 """The engine's files, lowest layer first. A file imports from lower layers only, or from its own without a circle."""
@@ -49,8 +50,8 @@ OWNERS = {
     "joblib": set(),
     "shelve": set(),
     "marshal": set(),
-    "trainables": {"vltune.commands", "vltune.cli"},
-    "search_spaces": {"vltune.commands", "vltune.cli"},
+    "trainables": {"vltune.commands", "vltune.launch", "vltune.cli"},
+    "search_spaces": {"vltune.commands", "vltune.launch", "vltune.cli"},
 }
 """The only files that may import a framework. A package of ours may import itself."""
 

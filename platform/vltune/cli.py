@@ -1,4 +1,5 @@
-"""The command line: arguments, errors in one line, exit codes. What commands do stands in ``commands.py``.
+"""The command line: arguments, errors in one line, exit codes. What commands do stands in ``commands.py``,
+and in ``launch.py`` for those that train.
 
 Nothing of vltune is imported before the arguments are read: ``vltune --help`` does not wait for torch.
 """
@@ -249,12 +250,14 @@ def _nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from vltune import commands
+    from vltune import commands, launch
     from vltune.contract import BadInput, NotFound, TrainingFailure, Unreachable
+    from vltune.screen import Screen
 
-    screen = commands.Screen(arguments.json, width=shutil.get_terminal_size((100, 24)).columns)
+    screen = Screen(arguments.json, width=shutil.get_terminal_size((100, 24)).columns)
     try:
-        return getattr(commands, arguments.command)(arguments, screen)
+        where = launch if hasattr(launch, arguments.command) else commands
+        return getattr(where, arguments.command)(arguments, screen)
     except NotFound as error:
         return _fail(error, NOT_FOUND)
     except BadInput as error:

@@ -6,6 +6,7 @@ import secrets
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vltune.contract import BadInput, Unreachable
 
@@ -53,24 +54,35 @@ def start(address: str | None) -> None:
         os.environ.pop("RAY_ADDRESS", None)
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray
-
     options = {
         "log_to_driver": False,
         "logging_level": "ERROR",
         "runtime_env": {"env_vars": {key: os.environ[key] for key in _FOR_WORKERS}},
     }
     if address is None:
-        for last in (False, True):  # on a machine that is very busy Ray gives up after 30 s
-            try:
-                ray.init("local", num_cpus=cpu_count(), include_dashboard=False, **options)
-            except Exception as error:
-                ray.shutdown()
-                if last:
-                    reason = str(error).splitlines()[0][:200]
-                    raise Unreachable(f"Ray did not start on this machine: {reason}") from error
-            else:
-                return
+        _start_here(options)
+    else:
+        _join(address, options)
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    import ray
+
+    for last in (False, True):  # on a machine that is very busy Ray gives up after 30 s
+        try:
+            ray.init("local", num_cpus=cpu_count(), include_dashboard=False, **options)
+        except Exception as error:
+            ray.shutdown()
+            if last:
+                reason = str(error).splitlines()[0][:200]
+                raise Unreachable(f"Ray did not start on this machine: {reason}") from error
+        else:
+            return
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    import ray
+
     if address.startswith("ray://"):
         raise BadInput("--address ray://… would move the ledger away: run on the head, with --address auto.")
     try:

@@ -169,8 +169,12 @@ def _rank(value: float, direction: Direction) -> tuple[bool, float]:
 
 
 def _differing(rows: Sequence[RunRow]) -> list[str]:
+    """Fields in which rows differ; one that only repeats what a searched field says is left out."""
     names = [name for name in rows[0].config if name not in _NOT_PARAMETERS]
-    return [name for name in names if len({repr(row.config[name]) for row in rows}) > 1]
+    values = {name: tuple(repr(row.config[name]) for row in rows) for name in names}
+    searched = {name for row in rows for name in row.searched}
+    said = {values[name] for name in searched if name in values}
+    return [n for n in names if len(set(values[n])) > 1 and (n in searched or values[n] not in said)]
 
 
 def _base(rows: Sequence[RunRow], base_row: str, objective: str) -> tuple[float | None, list[str]]:

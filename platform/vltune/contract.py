@@ -56,7 +56,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """The end of an error text: the nearest name if there is one, and all of them."""
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1)
-    return (f"; did you mean {close[0]!r}?" if close else "") + f" Choose one of: {', '.join(choices)}."
+    guess = f"; did you mean {close[0]!r}? Choose" if close else "; choose"
+    return f"{guess} one of: {', '.join(choices)}."
 
 
 def one_of(config: object, key: str, choices: Iterable[str]) -> None:

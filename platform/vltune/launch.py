@@ -1,0 +1,262 @@
+"""What starts training: ``search``, ``train``, ``rerun`` and ``resume``, each through the same checks and driver.
+
+Each function takes the parsed arguments and a ``Screen``, returns the exit code, and imports what it needs itself.
+"""
+
+import dataclasses
+import sys
+import time
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vltune.contract import BadInput, NotFound, lookup
+from vltune.screen import Screen, storage_flag
+
+if TYPE_CHECKING:
+    from vltune.contract import Search
+    from vltune.ledger import Ledger, SearchRecord
+    from vltune.search import Options
+
+SOME_TRIALS_FAILED = 5
+
+
+def search(arguments: Namespace, screen: Screen) -> int:
+    """Runs a search."""
+    from search_spaces import SEARCHES
+    from vltune.space import load_search, parse_pins
+
+    found = load_search(arguments.search, SEARCHES)
+    changes = {"num_trials": arguments.trials, "sampler": arguments.sampler, "pruner": arguments.pruner}
+    found = dataclasses.replace(found, **{key: value for key, value in changes.items() if value is not None})
+    pins = parse_pins(arguments.set, found.family.Config)
+    rows = dict(list(found.rows.items())[: found.num_trials])
+    return _launch(found, arguments, screen, space=arguments.search, name=arguments.name, pins=pins, rows=rows)
+
+
+def train(arguments: Namespace, screen: Screen) -> int:
+    """Trains one configuration."""
+    from search_spaces import SEARCHES
+    from vltune.space import load_search, parse_pins
+
+    found = load_search(arguments.search, SEARCHES)
+    pins = parse_pins(arguments.set, found.family.Config)
+    name = arguments.row or found.base_row
+    row = {name: dict(lookup(found.rows, name, f"row of {found.name}"))} if name else {"train": {}}
+    found = dataclasses.replace(found, num_trials=1, pruner="none")
+    wanted = _free_name(arguments, f"{found.name}-train") if arguments.name is None else arguments.name
+    return _launch(found, arguments, screen, space=arguments.search, name=wanted, pins=pins, rows=row)
+
+
+def rerun(arguments: Namespace, screen: Screen) -> int:
+    """Trains a trial again from its record."""
+    from vltune.ledger import Ledger
+
+    ledger = Ledger.existing(arguments.storage)
+    trial = ledger.trial(arguments.uid)
+    record = ledger.search(trial.search)
+    if not trial.config:
+        raise BadInput(f"the trial {trial.uid} was never configured ({trial.error}): there is nothing to train again.")
+    found = dataclasses.replace(_same_search(record), num_trials=1, pruner="none")
+    pins = dict(trial.config)
+    arguments.data = arguments.data or pins["data"]
+    arguments.workers, arguments.threads = record.workers, record.threads
+    arguments.gpus_per_worker = record.gpus_per_worker
+    row = {f"{trial.row or trial.uid} again": {}}
+    del pins["data"]  # its hash is pinned; the folder may have moved
+    wanted = _free_name(arguments, f"{trial.uid}-again")
+    return _launch(found, arguments, screen, space=record.space, name=wanted, pins=pins, rows=row)
+
+
+def _free_name(arguments: Namespace, name: str) -> str:
+    from vltune.ledger import Ledger
+    from vltune.search import run_name
+
+    return run_name(Ledger.of(arguments.storage), name)
+
+
+def resume(arguments: Namespace, screen: Screen) -> int:
+    """Goes on with a run."""
+    from vltune.ledger import Ledger
+
+    ledger = Ledger.existing(arguments.storage)
+    record = ledger.search(arguments.run)
+    found = _same_search(record)
+    holder = ledger.driver(record.name)
+    if holder is not None:  # said before the record is changed below the one who drives it
+        raise BadInput(f"the run {record.name!r} is being driven by another process ({holder}): stop it first.")
+    if arguments.trials is not None:
+        record = ledger.change(record.name, num_trials=arguments.trials)
+    options = dataclasses.replace(
+        _options(arguments),
+        concurrent=arguments.concurrent or record.concurrent or None,
+        workers=record.workers,
+        gpus_per_worker=record.gpus_per_worker,
+        threads=record.threads,
+        isolate=record.isolate,
+    )
+    return _drive(found, ledger, record, options, screen, fresh=False)
+
+
+def _same_search(record: "SearchRecord") -> "Search":
+    """The space of an earlier run, if it still is what it was."""
+    from search_spaces import SEARCHES
+    from vltune.space import load_search
+
+    found = load_search(record.space, SEARCHES)
+    if _source(found) != record.source:
+        raise BadInput(
+            f"the search {record.space} has changed since the run {record.name!r} was started: new trials would not "
+            "compare with old ones. Start a new run, or restore the file: MLflow keeps it as search.py."
+        )
+    return dataclasses.replace(found, sampler=record.sampler, pruner=record.pruner)
+
+
+def _source(found: "Search") -> str:
+    module = sys.modules[found.define.__module__]
+    return Path(str(module.__file__)).read_text(encoding="utf-8")
+
+
+def _options(arguments: Namespace) -> "Options":
+    from vltune.search import Options
+
+    return Options(
+        storage=arguments.storage,
+        address=arguments.address,
+        concurrent=getattr(arguments, "concurrent", None),
+        workers=getattr(arguments, "workers", None) or 1,
+        gpus_per_worker=getattr(arguments, "gpus_per_worker", None),
+        threads=getattr(arguments, "threads", None),
+        isolate=getattr(arguments, "isolate", False),
+    )
+
+
+def _launch(
+    found: "Search",
+    arguments: Namespace,
+    screen: Screen,
+    *,
+    space: str,
+    name: str | None,
+    pins: dict[str, Any],
+    rows: dict[str, Any],
+) -> int:
+    """Checks everything that can be checked before Ray starts, then runs."""
+    from vltune.ledger import Ledger, SearchRecord
+    from vltune.preflight import check_room, check_run_name, check_samples, find_sources
+    from vltune.search import run_name, versions
+    from vltune.space import check, example
+
+    options = _options(arguments)
+    found = dataclasses.replace(found, rows=rows, base_row=found.base_row if found.base_row in rows else "")
+    check_run_name(found.name if name is None else name)
+    configs = check(found, pins=pins)
+    objective = str(pins.get("objective", found.objective))
+    direction = lookup(found.family.metrics, objective, "metric")
+    # A cluster that will be joined may have GPUs that this machine has not.
+    here = _gpus() if options.address is None else None
+    check_room(configs, workers=options.workers, gpus_per_worker=options.gpus_per_worker, here=here)
+    if arguments.data is not None and not Path(arguments.data).expanduser().exists():
+        raise NotFound(f"--data {arguments.data}: there is no such folder; give the folder of a data set.")
+    ledger = Ledger.of(arguments.storage)
+    if name is not None and name in {record.name for record in ledger.searches()}:
+        raise BadInput(f"there is a run {name!r} already: take another --name, or `vltune resume {name}`.")
+    find_sources(configs)
+    data = arguments.data or _scenes(arguments.storage, screen)
+    data = str(Path(data).expanduser().absolute())
+    config = dataclasses.replace(example(found, pins=pins), data=data)
+    opened = found.family.load(config, str(arguments.storage.absolute() / "cache"))
+    check_samples(configs, training=opened.splits["train"], data=data)
+    expected = pins.pop("data_hash", opened.hash)
+    if expected != opened.hash:
+        raise BadInput(
+            f"{data} is not the data of that trial: its content hash is {opened.hash[:12]}…, not {expected[:12]}…; "
+            "give its folder with --data."
+        )
+    for note in opened.notes:
+        screen.say(f"data: {note}")
+    record = SearchRecord(
+        name=name or run_name(ledger, found.name),
+        search=found.name,
+        space=str(Path(space).expanduser().absolute()) if space.endswith(".py") else space,
+        source=_source(found),
+        question=found.question,
+        family=found.family.name,
+        metrics=dict(found.family.metrics),
+        objective=objective,
+        direction=direction,
+        num_trials=found.num_trials,
+        sampler=found.sampler,
+        pruner=found.pruner,
+        seed=int(pins.get("seed", 0)),
+        pins=pins,
+        data=data,
+        data_hash=opened.hash,
+        rows={key: dict(value) for key, value in rows.items()},
+        base_row=found.base_row,
+        group_by=found.group_by,
+        columns=found.columns,
+        notes=tuple(note for note in (*opened.notes, found.note) if note),
+        workers=options.workers,
+        gpus_per_worker=options.gpus_per_worker,
+        threads=options.threads,
+        concurrent=options.concurrent,
+        isolate=options.isolate,
+        versions=versions(),
+        created=time.time(),
+    )
+    return _drive(found, ledger, record, options, screen, fresh=True)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _scenes(storage: Path, screen: Screen) -> str:
+    from trainables.parts.scenes import write_scenes
+
+    folder = storage / "scenes"
+    if not folder.exists():
+        screen.say(f"no --data was given: drawing generated pictures into {folder}")
+    write_scenes(str(folder))
+    return str(folder)
+
+
+def _drive(
+    found: "Search", ledger: "Ledger", record: "SearchRecord", options: "Options", screen: Screen, *, fresh: bool
+) -> int:
+    """Runs or resumes, shows the table, and says what to do next."""
+    from vltune import search as driver
+    from vltune.compare import as_json
+    from vltune.console import Progress, as_text
+    from vltune.summary import best_report, best_trial, table
+
+    screen.say(f"run {record.name}: {record.num_trials} trials of {record.search} on {record.data}")
+    try:
+        driver.run(found, ledger, record, options=options, display=Progress(), fresh=fresh)
+    except driver.Interrupted:
+        screen.say(f"stopped. Go on with: vltune resume {record.name}{storage_flag(options.storage)}")
+        return 130
+    trials = ledger.trials(record.name)
+    states = Counter(trial.state for trial in trials)
+    document: dict[str, Any] = {"run": record.name, "trials": dict(states)}
+    text = ""
+    if any(trial.config for trial in trials):
+        shown = table(ledger, [record.name])
+        text, document["table"] = as_text(shown, width=screen.width).rstrip("\n"), as_json(shown)
+    if states["finished"] + states["pruned"]:
+        winner = best_trial(ledger, record.name)
+        best = best_report(ledger.epochs(winner.uid))
+        document["best"] = {"uid": winner.uid, "metrics": dict(best.metrics) if best else {}, "config": winner.config}
+    screen.result(text, document)
+    for trial in trials:
+        if trial.state == "failed":
+            screen.say(f"{trial.row or trial.uid} failed: {trial.error}")
+    if "best" in document:
+        screen.say(f"promote the best: vltune promote {record.name}{storage_flag(options.storage)}")
+    if not states["failed"]:
+        return 0
+    return SOME_TRIALS_FAILED if len(trials) > states["failed"] else 1
