@@ -50,7 +50,8 @@ def record(name: str = "run", **changes: Any) -> SearchRecord:
 
 def report(epoch: int, *, at: float = 0.0, **changes: Any) -> EpochReport:
     fields: dict[str, Any] = {"metrics": {"cider": 0.1 * epoch}, "time": at or 1e9 + epoch, "last": False, "best": True}
-    return EpochReport(epoch, **fields | {"notes": ("n",)} | changes)
+    fields |= {"notes": ("n",)} | changes
+    return EpochReport(epoch, **fields)
 
 
 def started(folder: Path, *, trials: int = 1) -> Ledger:
