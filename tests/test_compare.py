@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -278,3 +279,20 @@ def test_amounts_and_times():
         "3 h 12 m",
         "–",
     ]
+
+
+def test_what_all_rows_have_to_say_is_said_once():
+    rows = [
+        run("a", 0.3, 1.0, notes=("epochs=2 was set, in place of 14", "weights=none was set")),
+        run("b", 0.2, 1.0, notes=("epochs=2 was set, in place of 14",)),
+    ]
+    made = table(rows)
+    assert made.column("remark") == ["weights=none was set", ""]
+    assert "In all rows epochs=2 was set, in place of 14." in made.notes
+    assert table(rows[:1]).column("remark") == ["epochs=2 was set, in place of 14; weights=none was set"]
+
+
+def test_a_field_that_repeats_a_searched_one_is_left_out():
+    rows = [dataclasses.replace(run("", v, 1.0, heads=h, loss=h), searched=("heads",)) for v, h in ((0.3, 2), (0.2, 4))]
+    assert "heads" in keys(table(rows))
+    assert "loss" not in keys(table(rows))

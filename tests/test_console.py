@@ -147,3 +147,14 @@ def test_a_failure_stays_visible_above_the_live_table():
         progress.trial_started("u", "base", {}, 3)
         progress.trial_ended("u", "failed", "no memory left")
     assert "base: failed: no memory left" in out.getvalue()
+
+
+def test_the_start_up_is_no_part_of_the_time_left():
+    clock = Clock()
+    progress = Progress(file=io.StringIO(), clock=clock)
+    progress.start(3, objective="cider", direction="max")
+    progress.trial_started("toy-000", "", {}, 1)
+    clock.now = 100.0  # Ray took its time
+    progress.epoch("toy-000", report(1, cider=0.5, train_seconds=8.0, evaluate_seconds=2.0))
+    progress.trial_ended("toy-000", "finished")
+    assert progress.seconds_left == pytest.approx(20.0)

@@ -106,7 +106,8 @@ def table_of(
     if parameters == "none" or (parameters == "auto" and all(row.name for row in rows)):
         differing = [name for name in differing if name == group_by]
     base, base_note = _base(rows, base_row, objective)
-    remarks = [_remarks(row) for row in rows]
+    shared = _shared(rows)
+    remarks = [_remarks(row, shared) for row in rows]
     heads = [Column("name", "name", "label"), *(Column(name, name, "parameter") for name in differing)]
     heads += [Column("epochs", "epochs", "epochs"), *(Column(name, name, "metric") for name in metrics)]
     if base is not None:
@@ -127,7 +128,9 @@ def table_of(
         TableRow(row.uid, row.run, row.state, cells(row, remark)) for row, remark in zip(rows, remarks, strict=True)
     )
     marks = _marks(rows, metrics, directions, group_by)
-    return Table(tuple(heads), table, marks, (*_facts(rows, split, marks, group_by), *base_note, *notes))
+    return Table(
+        tuple(heads), table, marks, (*_facts(rows, split, marks, group_by), *_everywhere(shared), *base_note, *notes)
+    )
 
 
 def improvement(value: float, base: float, direction: Direction) -> float | None:
@@ -188,14 +191,24 @@ def _base(rows: Sequence[RunRow], base_row: str, objective: str) -> tuple[float 
     return None, [f"No improvement is shown: the base row {base_row} is not here or has no {objective}."]
 
 
-def _remarks(row: RunRow) -> str:
+def _shared(rows: Sequence[RunRow]) -> list[str]:
+    """What every row of several has to say: it is said once, under the table."""
+    heard = [set(row.notes) for row in rows if row.epochs or row.notes]
+    return [note for note in rows[0].notes if len(heard) > 1 and all(note in notes for notes in heard)]
+
+
+def _everywhere(shared: Sequence[str]) -> list[str]:
+    return [f"In all rows {'; '.join(map(_one_line, shared))}."] if shared else []
+
+
+def _remarks(row: RunRow, shared: Sequence[str]) -> str:
     state = {
         "finished": "",
         "pruned": f"pruned after epoch {row.epochs}",
         "stopped": f"stopped after epoch {row.epochs}",
         "failed": f"failed: {_short(row.error)}" if row.error else "failed",
     }.get(row.state, row.state)
-    return "; ".join(filter(None, (state, *map(_one_line, row.notes))))
+    return "; ".join(filter(None, (state, *(_one_line(note) for note in row.notes if note not in shared))))
 
 
 def _one_line(text: str) -> str:
@@ -300,7 +313,8 @@ def _text(cell: Cell, kind: Kind, decimals: int) -> str:
         return str(cell)
     if kind == "improvement":
         return f"{cell:+.2f}"
-    return f"{cell:.{decimals}f}" if cell == 0 or abs(cell) >= 10.0**-decimals else f"{cell:.2e}"
+    small = 1e-8 < abs(cell) < 10.0**-decimals  # what is smaller still is a metric's way to say nothing
+    return f"{cell:.2e}" if small else f"{cell:.{decimals}f}"
 
 
 def amount(number: int) -> str:

@@ -255,7 +255,7 @@ class Progress:
         self.console = Console(file=out, width=width, force_terminal=self.terminal, markup=False, highlight=False)
         self.trials: dict[str, _Trial] = {}
         self.total = self.before = self.ended = self.failed = 0
-        self.objective = ""
+        self.objective, self.heard = "", False
         self.direction: Direction = "max"
         self.best, self.best_name = float("nan"), ""
         self.began = clock()
@@ -296,6 +296,9 @@ class Progress:
     def epoch(self, uid: str, report: EpochReport) -> None:
         """A trial finished an epoch."""
         trial = self.trials.setdefault(uid, _Trial(uid, "", report.epoch))
+        if not self.heard:  # what is left is reckoned without the start-up
+            spent = sum(report.metrics.get(key, 0.0) for key in ("train_seconds", "evaluate_seconds"))
+            self.heard, self.began = True, self.clock() - spent if spent else self.began
         trial.epoch, trial.metrics = report.epoch, dict(report.metrics)
         value = trial.metrics.get(self.objective, float("nan"))
         if is_better(value, self.best, self.direction):
