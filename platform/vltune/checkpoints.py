@@ -84,8 +84,8 @@ def seal(folder: Path) -> None:
     _flush(folder.parent)
 
 
-def verify(folder: Path) -> None:
-    """Compares every file with the manifest.
+def verify(folder: Path, *, required: Iterable[str] = ()) -> None:
+    """Compares every file with the manifest, which must list those that are ``required``.
 
     Raises:
         Corrupt: the manifest or a file is missing, or differs from what was committed.
@@ -94,6 +94,9 @@ def verify(folder: Path) -> None:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise Corrupt(f"{folder / MANIFEST} is of format {manifest['format']!r}, not {FORMAT}")
+        for name in required:
+            if name not in manifest["files"]:
+                raise Corrupt(f"{folder / MANIFEST} does not list {name}")
         for name, expected in manifest["files"].items():
             path = folder / name
             if path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
@@ -230,7 +233,7 @@ def read_model(folder: Path, families: Mapping[str, type[Family]]) -> tuple[Fami
         Corrupt: a file is not what was committed.
     """
     record = read_record(folder)
-    verify(folder)
+    verify(folder, required=model_files(folder, record))
     family = lookup(families, record["family"], "model family")
     config = family.Config.from_fields(record["config"])
     model = family(config.without_sources(), read_assets(folder, record))
@@ -238,11 +241,21 @@ def read_model(folder: Path, families: Mapping[str, type[Family]]) -> tuple[Fami
     return model.eval(), config
 
 
-def read_assets(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """The assets that lie with a model."""
+def model_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """Names of all that predicting needs: weights, ``config.json``, and the assets that it names.
+
+    Raises:
+        BadInput: an asset would lie outside the folder.
+    """
     for name in record["assets"]:
         if Path(name).name != name or name in ("", ".."):
             raise BadInput(f"{folder / CONFIG} names an asset outside its folder: {name!r}.")
+    return [MODEL, CONFIG, *record["assets"]]
+
+
+def read_assets(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """The assets that lie with a model."""
+    model_files(folder, record)
     return {name: (folder / name).read_text(encoding="utf-8") for name in record["assets"]}
 
 

@@ -124,7 +124,7 @@ def stop(arguments: Namespace, screen: Screen) -> int:
     driver = ledger.driver(arguments.run)
     if driver is None:
         raise BadInput(f"the run {arguments.run!r} is not being driven: there is nothing to stop.")
-    ledger.set_state(arguments.run, "stopping")
+    ledger.ask_to_stop(arguments.run)
     deadline = time.monotonic() + 60
     while ledger.driver(arguments.run) == driver and time.monotonic() < deadline:
         time.sleep(0.3)

@@ -43,7 +43,7 @@ _trials = sa.Table(
     sa.Column("uid", sa.String(80), primary_key=True),
     sa.Column("search", sa.String(64), nullable=False, index=True),
     sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("row", sa.String(200), nullable=False),
+    sa.Column("row", sa.Text, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("config", sa.Text, nullable=False),
@@ -75,14 +75,16 @@ _leases = sa.Table(
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a trial. Order is by ``sequence``, never by time: clocks are set back."""
+    """Something that happened in a search. Order is by ``sequence``, never by time: clocks are set back."""
 
     sequence: int
     search: str
     uid: str
+    """The trial's."""
     kind: str
     """``started``, ``epoch``, ``ended``, or ``summary`` for the search itself."""
     time: float
+    """Seconds since 1970."""
     payload: dict[str, Any]
 
 
@@ -143,6 +145,9 @@ class SearchRecord:
     isolate: bool = False
     versions: dict[str, str] = field(default_factory=dict)
     created: float = 0.0
+    """Seconds since 1970; 0 until it is entered into the ledger."""
+    uid: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells it apart from a search of the same name in another ledger: both may write to one MLflow."""
     state: str = "running"
     """``running``, ``stopping``, ``interrupted`` or ``finished``."""
 
@@ -216,7 +221,7 @@ class Ledger:
         Raises:
             BadInput: the name is taken.
         """
-        row = {"name": record.name, "created": time.time(), "state": record.state, "sent": 0}
+        row = {"name": record.name, "created": record.created or time.time(), "state": record.state, "sent": 0}
         try:
             with self._engine.begin() as connection:
                 connection.execute(_searches.insert().values(record=json.dumps(asdict(record)), **row))
@@ -256,6 +261,12 @@ class Ledger:
         """Says where a search stands."""
         with self._engine.begin() as connection:
             connection.execute(_searches.update().where(_searches.c.name == name).values(state=state))
+
+    def ask_to_stop(self, name: str) -> None:
+        """Asks the process that drives a search to stop it; nothing happens to one that has ended meanwhile."""
+        with self._engine.begin() as connection:
+            mine = (_searches.c.name == name) & (_searches.c.state == "running")
+            connection.execute(_searches.update().where(mine).values(state="stopping"))
 
     def state(self, name: str) -> str:
         """Where a search stands; another process may have set it to ``stopping``."""
@@ -356,12 +367,20 @@ class Ledger:
         return attempt
 
     def record_epoch(self, uid: str, report: EpochReport) -> bool:
-        """Keeps an epoch's report; False when it was here already."""
-        search = self.trial(uid).search
+        """Keeps an epoch's report; False when it was here already.
+
+        An epoch that had to be trained again, because its checkpoint was lost, has the same numbers in another folder.
+        """
+        search, payload = self.trial(uid).search, asdict(report)
         try:
             with self._engine.begin() as connection:
-                self._add_event(connection, search, uid, "epoch", report.epoch, report.time, asdict(report))
+                self._add_event(connection, search, uid, "epoch", report.epoch, report.time, payload)
         except IntegrityError:
+            with self._engine.begin() as connection:
+                mine = (_events.c.uid == uid) & (_events.c.kind == "epoch") & (_events.c.occurrence == report.epoch)
+                before = json.loads(connection.execute(sa.select(_events.c.payload).where(mine)).scalar_one())
+                packed = json.dumps({**before, "checkpoint": report.checkpoint}, ensure_ascii=False)
+                connection.execute(_events.update().where(mine).values(payload=packed))
             return False
         return True
 

@@ -150,12 +150,12 @@ class Registry:
         params: Mapping[str, object],
         tags: Mapping[str, str],
     ) -> Model:
-        content = fingerprint((folder / "MANIFEST.json").read_text(encoding="utf-8"))
+        content = _content(folder)
         registered = _registered(client, name)
         before = str(registered.aliases.get(alias))
         versions = _pages(client.search_model_versions, filter_string=f"name = '{name}'", max_results=1000)
         version = next(
-            (v for v in versions if v.tags.get("trial_uid") == tags["trial_uid"] and v.tags.get("content") == content),
+            (v for v in versions if v.run_id == run_id and v.tags.get("content") == content),
             None,
         )
         if version is None:
@@ -211,6 +211,8 @@ class Registry:
         return client.finalize_logged_model(model.model_id, "READY")
 
     def _folder(self, model: Model) -> Path:
+        if not re.fullmatch("[0-9a-f]{16}", model.content):  # it names a folder below, and anybody may set a tag
+            raise BadInput(f"{model.reference} has no sound tag 'content' ({model.content!r}): promote it again.")
         with self._tracker.asking(f"the files of {model.reference}") as client:
             uri = client.get_model_version_download_uri(model.name, str(model.version))
             if uri.startswith("models:/"):
@@ -218,6 +220,7 @@ class Registry:
             if place := local_path(uri):
                 if not (place / "MANIFEST.json").is_file():
                     raise NotFound(f"the files of {model.reference} are not at {place}: moved, or on another machine.")
+                _check_content(place, model)
                 return place
             place = self._tracker.storage / "models" / model.content
             if not place.is_dir():
@@ -227,11 +230,15 @@ class Registry:
                 draft.mkdir(parents=True)
                 try:
                     download_artifacts(artifact_uri=uri, dst_path=str(draft), tracking_uri=self._tracker.uri)
-                    (manifest,) = draft.rglob("MANIFEST.json")
+                    manifest = next(draft.rglob("MANIFEST.json"), None)
+                    if manifest is None:
+                        raise NotFound(f"the server has no files of {model.reference}: promote it again.")
+                    _check_content(manifest.parent, model)
                     if not place.is_dir():
                         manifest.parent.rename(place)
                 finally:
                     shutil.rmtree(draft, ignore_errors=True)
+            _check_content(place, model)
             return place
 
 
@@ -251,6 +258,15 @@ def _model(version: Any, aliases: Mapping[str, Any]) -> Model:
         content=tags.get("content", ""),
         model_id=tags.get("model_id", ""),
     )
+
+
+def _content(folder: Path) -> str:
+    return fingerprint((folder / "MANIFEST.json").read_text(encoding="utf-8"))
+
+
+def _check_content(folder: Path, model: Model) -> None:
+    if _content(folder) != model.content:
+        raise BadInput(f"{folder} is not what was promoted as {model.reference}; promote it again.")
 
 
 def _registered(client: Any, name: str) -> Any:

@@ -3,22 +3,23 @@
 import contextlib
 import importlib.metadata
 import logging
+import math
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from vltune import cluster
 from vltune.contract import BadInput, Direction, EpochReport, Search
-from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
-from vltune.sender import Event as Sent
+from vltune.ledger import ENDED, Event, Ledger, SearchRecord, TrialRecord
 from vltune.sender import SearchRun, Sender
 from vltune.space import resolve
 from vltune.study import Study
@@ -38,7 +39,9 @@ class Display(Protocol):
         """A line about what happens."""
         ...
 
-    def start(self, total_trials: int, *, objective: str, direction: Direction, finished: int = 0) -> None:
+    def start(
+        self, total_trials: int, *, objective: str, direction: Direction, finished: int = 0, best: float = math.nan
+    ) -> None:
         """The search begins, or goes on; some trials ended before."""
         ...
 
@@ -106,27 +109,89 @@ def run(
         Unreachable: the cluster or the ledger does not answer.
         Interrupted: it was stopped; ``vltune resume`` goes on.
     """
-    if fresh:
-        ledger.create_search(record)
-    ledger.acquire(record.name)
-    try:
-        ledger.set_state(record.name, "running")
-        with _stoppable(ledger, record.name):
-            _Driver(search, ledger, record, options=options, display=display).run()
-        ledger.set_state(record.name, "finished")
-    except KeyboardInterrupt:
-        ledger.set_state(record.name, "interrupted")
-        raise Interrupted(record.name) from None
-    except BaseException:
-        ledger.set_state(record.name, "interrupted")
-        raise
-    finally:
-        ledger.release(record.name)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_stoppable())
+        shares = None
+        if fresh:  # entered only when there is room for it
+            shares = stack.enter_context(_cluster(options, display))
+            ledger.create_search(record)
+        ledger.acquire(record.name)
+        try:
+            ledger.set_state(record.name, "running")
+            with _leased(ledger, record.name):
+                driver = _Driver(search, ledger, record, options=options, display=display)
+                if shares is None and driver.has_work():
+                    shares = stack.enter_context(_cluster(options, display))
+                driver.run(shares)
+            ledger.set_state(record.name, "finished")
+        except BaseException as error:
+            if ledger.beat(record.name):  # else another process has the run by now
+                ledger.set_state(record.name, "interrupted")
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(record.name) from None
+            raise
+        finally:
+            ledger.release(record.name)
 
 
 @contextmanager
-def _stoppable(ledger: Ledger, name: str) -> Iterator[None]:
-    """Renews the lease, and turns SIGTERM and ``vltune stop`` into what Ctrl-C does; twice ends at once."""
+def _cluster(options: Options, display: Display) -> Iterator[cluster.Shares]:
+    """Ray, with room for the search and a storage that all its nodes see."""
+    display.say("starting Ray" if options.address is None else f"joining Ray at {options.address}")
+    cluster.start(options.address)
+    try:
+        cluster.check_shared(options.storage)
+        yield cluster.share(
+            concurrent=options.concurrent,
+            workers=options.workers,
+            gpus_per_worker=options.gpus_per_worker,
+            threads=options.threads,
+        )
+    finally:
+        with SIGNALS.undisturbed():
+            cluster.stop()
+
+
+class _Signals:
+    """Ctrl-C, SIGTERM and ``vltune stop`` end a search in good order; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.count, self.tidying = 0, 0
+
+    def __call__(self, *_: object) -> None:
+        self.count += 1
+        if self.count > 1:
+            os._exit(130)
+        if not self.tidying:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """What is done in here is done to its end."""
+        self.tidying += 1
+        try:
+            yield
+        finally:
+            self.tidying -= 1
+
+
+SIGNALS = _Signals()
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    SIGNALS.count = 0
+    before = {number: signal.signal(number, SIGNALS) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _leased(ledger: Ledger, name: str) -> Iterator[None]:
+    """Renews the lease meanwhile, and looks whether somebody wants the search to stop."""
     over = threading.Event()
 
     def watch() -> None:
@@ -138,29 +203,11 @@ def _stoppable(ledger: Ledger, name: str) -> Iterator[None]:
             except Exception as error:  # noqa: BLE001 (a busy database must not end the search)
                 _log.warning("the lease could not be renewed: %s", error)
 
-    def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(130))
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         over.set()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C still ends the process; the first one does not break what is being tidied."""
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class _Driver:
@@ -189,6 +236,7 @@ class _Driver:
         self.unfinished: list[TrialRecord] = []
         self.numbers: dict[str, int] = {}
         self.ended: set[str] = set()
+        self.shown: set[str] = set()
         self.failures = 0
         self.cause: BaseException | None = None
         self.sender = Sender(
@@ -200,64 +248,57 @@ class _Driver:
                 source_text=record.source,
                 question=record.question,
                 objective=record.objective,
-                uid=f"{record.name}-{record.created:.0f}",
+                uid=record.uid,
                 tags={"data": record.data, "data_hash": record.data_hash},
                 start_time=record.created or None,
             ),
             after=ledger.sent(record.name),
         )
-
-    def run(self) -> None:
-        """Trains what is left to train, then sums up."""
         self._reconcile()
+
+    def has_work(self) -> bool:
+        """Whether there is something left to train."""
+        return bool(self.unfinished or self.study.has_rows() or self._room())
+
+    def run(self, shares: cluster.Shares | None) -> None:
+        """Trains what is left to train, then sums up."""
         self.sender.start()
         try:
-            if self.unfinished or self.study.has_rows() or self._room():
-                self._train()
+            if shares is not None:
+                self._train(shares)
             self._sum_up()
         finally:
-            with _undisturbed():
+            with SIGNALS.undisturbed():
                 self._flush()
 
-    def _train(self) -> None:
+    def _train(self, shares: cluster.Shares) -> None:
+        self.shares = shares
+        self.record = self.ledger.change(
+            self.record.name,
+            concurrent=shares.concurrent,
+            threads=shares.threads,
+            gpus_per_worker=shares.gpus_per_worker,
+        )
         trials = self.ledger.trials(self.record.name)
-        self.display.say("starting Ray")
-        cluster.start(self.options.address)
+        self.display.start(
+            max(self.record.num_trials, len(trials)),
+            objective=self.record.objective,
+            direction=self.record.direction,
+            finished=sum(trial.state in ENDED for trial in trials),
+            best=self._best(trials),
+        )
         try:
-            cluster.check_shared(self.options.storage)
-            self.shares = cluster.share(
-                concurrent=self.options.concurrent,
-                workers=self.options.workers,
-                gpus_per_worker=self.options.gpus_per_worker,
-                threads=self.options.threads,
-            )
-            self.record = self.ledger.change(
-                self.record.name,
-                concurrent=self.shares.concurrent,
-                threads=self.shares.threads,
-                gpus_per_worker=self.shares.gpus_per_worker,
-            )
-            self._check_precision()
-            self.display.start(
-                max(self.record.num_trials, len(trials)),
-                objective=self.record.objective,
-                direction=self.record.direction,
-                finished=sum(trial.state in ENDED for trial in trials),
-            )
             self._tune()
         finally:
             self.display.close()
-            with _undisturbed():
-                cluster.stop()
         if self.cause is not None:
             raise self.cause
 
-    def _check_precision(self) -> None:
-        if self.record.pins.get("precision") == "fp16" and not self.shares.gpus_per_worker:
-            raise BadInput("precision='fp16' needs GPUs, and each worker has none: take float32 or bf16.")
-
     def _flush(self) -> None:
-        if not self.sender.flush(timeout=60):
+        for _ in range(60):  # not long once somebody wants to go
+            if self.sender.flush(timeout=5 if SIGNALS.count else 1) or SIGNALS.count:
+                break
+        if self.sender.backlog():
             self.display.say(
                 f"MLflow has not taken {self.sender.backlog()} rows yet ({self.sender.trouble or 'slow'}); "
                 f"they wait in the ledger: `vltune resume {self.record.name}` sends them."
@@ -287,9 +328,14 @@ class _Driver:
                 self.study.tell(trial.number, trial.state, self._value(trial.uid))
             else:
                 self.study.reopen(trial.number)
+                prune = False
                 for report in epochs:
-                    self.study.report(trial.number, report.epoch, report.metrics[self.record.objective])
-                self.unfinished.append(trial)
+                    value = report.metrics[self.record.objective]
+                    prune = self.study.report(trial.number, report.epoch, value)
+                if prune:  # this, too, was decided before the kill
+                    self._end(trial.uid, "pruned")
+                else:
+                    self.unfinished.append(trial)
 
     # -- Tune's side
 
@@ -299,6 +345,7 @@ class _Driver:
         _ship_by_value(self.search)
         storage = self.options.storage.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.folder / ".ray", ignore_errors=True)  # of a driver that was killed
         # Ray says some things on standard output, which is kept for results.
         with (self.folder / "ray.log").open("a") as log, contextlib.redirect_stdout(log):
             run_trials(
@@ -325,7 +372,9 @@ class _Driver:
                     defaults={"data": self.record.data, "data_hash": self.record.data_hash, "seed": self.record.seed},
                 )
             except BadInput as error:
-                self._end(self._enter(trial.number, row, config={}).uid, "failed", error=str(error))
+                added = self._enter(trial.number, row, config={})
+                self.shown.add(added.uid)
+                self._end(added.uid, "failed", error=str(error))
                 continue
             return self._assign(
                 self._enter(
@@ -357,6 +406,7 @@ class _Driver:
     def _assign(self, trial: TrialRecord) -> dict[str, Any]:
         self.ledger.start_attempt(trial.uid, time=time.time())
         searched = {key: trial.config[key] for key in trial.searched}
+        self.shown.add(trial.uid)
         self.display.trial_started(trial.uid, trial.row, searched, trial.config.get("epochs", 0))
         epochs = self.ledger.epochs(trial.uid)
         return {
@@ -406,11 +456,16 @@ class _Driver:
         self.ended.add(uid)
         self.ledger.end_trial(uid, state, error=error)
         self.study.tell(self.numbers[uid], state, self._value(uid))
-        self.display.trial_ended(uid, state, error)
+        if uid in self.shown:
+            self.display.trial_ended(uid, state, error)
         early = state == "failed" and not self.ledger.epochs(uid)
         self.failures = self.failures + 1 if early else 0
         if self.failures >= FAILURES_IN_A_ROW:
             self.cause = BadInput(f"{self.failures} trials in a row failed before their first epoch; the last: {error}")
+
+    def _best(self, trials: Sequence[TrialRecord]) -> float:
+        pick = max if self.record.direction == "max" else min
+        return pick((v for v in (self._value(t.uid) for t in trials) if math.isfinite(v)), default=math.nan)
 
     def _value(self, uid: str) -> float:
         best = best_report(self.ledger.epochs(uid))
@@ -432,10 +487,10 @@ class _Source:
     def __init__(self, ledger: Ledger, record: SearchRecord, folder: Path) -> None:
         self.ledger, self.record, self.folder = ledger, record, folder
 
-    def pending(self, after: int, limit: int) -> list[Sent]:
+    def pending(self, after: int, limit: int) -> list[Event]:
         """The next events after a sequence number."""
         events = self.ledger.pending(self.record.name, after=after, limit=limit)
-        return [Sent(e.sequence, e.uid, e.kind, e.time, self._payload(e.uid, e.kind, e.payload)) for e in events]
+        return [replace(event, payload=self._payload(event.uid, event.kind, event.payload)) for event in events]
 
     def mark_sent(self, sequence: int) -> None:
         """Remembers that MLflow has everything up to here."""

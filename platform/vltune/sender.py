@@ -7,8 +7,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from vltune.ledger import Event
 from vltune.tracking import EpochPoint, Refused, Tracker
 
 _log = logging.getLogger(__name__)
@@ -16,30 +17,17 @@ _BATCH = 500
 _SHORTEST_WAIT = 0.5
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something that happened in a search, as the ledger keeps it."""
-
-    sequence: int
-    """Grows with every event of the search."""
-    uid: str
-    """The trial's; empty for ``summary``."""
-    kind: str
-    """``started``, ``epoch``, ``ended``, or ``summary`` for the search itself."""
-    time: float
-    """Seconds since 1970."""
-    payload: Mapping[str, Any]
-    """``started``: params, searched, name, number, tags. ``epoch``: epoch, metrics, samples. ``ended``: state, error,
-    note, checkpoint, samples, best_epoch, best (its metrics). ``summary``: state, note, files, table (by columns),
-    best. Folders are paths as text; a folder of samples is what ``write_samples`` makes.
-    All but params, epoch, metrics and state may be missing or empty."""
-
-
 class Source(Protocol):
     """What the sender needs of a ledger. Called from the sender's thread and from that which made the sender."""
 
     def pending(self, after: int, limit: int) -> Sequence[Event]:
-        """The next events after a sequence number, in order."""
+        """The next events after a sequence number, in order, with what MLflow is to be told of them as their payload.
+
+        ``started``: params, searched, name, number, tags. ``epoch``: epoch, metrics. ``ended``: state, error, note,
+        checkpoint, samples, best_epoch, best (its metrics). ``summary``: state, note, files, table (by columns), best.
+        Folders are paths as text; a folder of samples is what ``write_samples`` makes. All but params, epoch, metrics
+        and state may be missing or empty.
+        """
         ...
 
     def mark_sent(self, sequence: int) -> None:
@@ -51,13 +39,13 @@ class Source(Protocol):
 class SearchRun:
     """What MLflow shall know of the search itself."""
 
+    uid: str
+    """Tells searches of equal names on one server apart."""
     run_name: str
     search: str
     source_text: str
     question: str
     objective: str
-    uid: str = ""
-    """Tells searches of equal names on one server apart; empty: the name does."""
     tags: Mapping[str, str] = field(default_factory=dict)
     start_time: float | None = None
 
@@ -153,13 +141,13 @@ class Sender:
         if not self.parent:
             search = self._search
             self.parent = self._tracker.ensure_parent(
-                search.run_name,
+                search.uid,
+                run_name=search.run_name,
                 search=search.search,
                 source_text=search.source_text,
                 question=search.question,
                 objective=search.objective,
                 tags=search.tags,
-                uid=search.uid,
                 start_time=search.start_time,
             )
         events = self._source.pending(self._after, _BATCH)
@@ -219,10 +207,6 @@ class Sender:
             points.setdefault(event.uid, []).append(point)
         for uid, series in points.items():
             self._tracker.send_epochs(self._run(uid), series)
-        for event in events:
-            if samples := event.payload.get("samples"):
-                place = f"samples/epoch-{event.payload['epoch']:04d}"
-                self._tracker.log_files(self._run(event.uid), Path(samples), place)
 
     def _send_ended(self, event: Event) -> None:
         payload = event.payload
@@ -261,7 +245,7 @@ class Sender:
 
     def _run(self, uid: str) -> str:
         if uid not in self._runs:
-            found = self._tracker.find_run(uid)
+            found = self._tracker.find_run(uid, parent=self.parent)
             if found is None:
                 raise Refused(f"MLflow has no run for the trial {uid}: somebody deleted it")
             self._runs[uid] = found

@@ -26,6 +26,7 @@ import ray
 import torch
 import torch.distributed as dist
 from ray import tune
+from ray.exceptions import RayError
 
 from vltune.checkpoints import Corrupt
 from vltune.contract import BadInput, EpochReport, Family, TrainingFailure
@@ -39,6 +40,12 @@ PATIENCE_SECONDS = float(os.environ.get("VLTUNE_PATIENCE_SECONDS", "120"))
 
 START_SECONDS = 5 * PATIENCE_SECONDS
 """The same before anything usual is known: start-up, and the first steps."""
+
+ALIVE_SECONDS = 3600.0
+"""What cannot tick itself, such as decoding a data set for the first time, may take so long."""
+
+IDLE_STARTS = 5
+"""Worker groups that may start and end without taking a trial, one after the other, before their slot gives up."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +74,13 @@ class _Mailbox:
         self.told: dict[tuple[int, int, int], dict[str, Any]] = {}
         self.pids: dict[int, tuple[str, int]] = {}
         self.heard, self.pauses = time.monotonic(), deque(maxlen=101)
+        self.generation, self.idle_starts = 0, 0
 
     async def put_trial(self, trial: dict[str, Any]) -> int:
         """Hands out a trial; returns its number in this slot."""
         async with self.changed:
             self.number, self.attempt, self.trial, self.finished = self.number + 1, 0, trial, False
-            self.verdicts.clear()
-            self.told.clear()
-            self.heard = time.monotonic()
+            self._forget()
             self.changed.notify_all()
             return self.number
 
@@ -91,22 +97,31 @@ class _Mailbox:
             self.closed = self.finished = True
             self.changed.notify_all()
 
-    async def join(self, rank: int, node: str, pid: int) -> int:
-        """A worker says who it is; returns how many claims there were before it came."""
-        self.pids[rank] = (node, pid)
-        self.heard = time.monotonic()
-        self.pauses.clear()
-        return len(self.claims)
+    async def join(self, rank: int, node: str, pid: int) -> tuple[int, int]:
+        """A worker says who it is; returns how many claims there were, and the number of its worker group."""
+        async with self.changed:
+            if rank == 0:  # whatever rank 0 was before is dead, though its claim may still wait here
+                self.generation += 1
+                self.idle_starts += 1
+                self.changed.notify_all()
+            self.pids[rank] = (node, pid)
+            self._forget()
+            return len(self.claims), self.generation
 
-    async def claim(self) -> tuple[int, int, dict[str, Any]] | None:
+    async def claim(self, generation: int) -> tuple[int, int, dict[str, Any]] | None:
         """Rank 0 takes the trial that is not finished, waiting for one if need be; None sends it home."""
+
+        def over() -> bool:
+            return self.closed or generation != self.generation
+
         while True:
             async with self.changed:
-                await self.changed.wait_for(lambda: self.closed or not self.finished)
-                if self.closed:
+                await self.changed.wait_for(lambda: over() or not self.finished)
+                if over():
                     return None
                 self.attempt += 1
-                self.heard = time.monotonic()
+                self.idle_starts = 0
+                self._forget()
                 if self.attempt <= MAX_ATTEMPTS:
                     if self.attempt > 1:
                         self.messages.put_nowait((self.number, self.attempt, {"kind": "restarted"}))
@@ -116,6 +131,13 @@ class _Mailbox:
                 self.finished = True
                 error = f"its workers died {MAX_ATTEMPTS} times; their last words are in Ray's log files"
                 self.messages.put_nowait((self.number, self.attempt, {"kind": "failed", "error": error}))
+
+    def _forget(self) -> None:
+        """Another trial or other workers: what was usual before says nothing now."""
+        self.verdicts.clear()
+        self.told.clear()
+        self.pauses.clear()
+        self.heard = time.monotonic()
 
     async def follow(self, seen: int) -> tuple[int, int, dict[str, Any]] | None:
         """The other ranks take what rank 0 took, claim by claim."""
@@ -146,7 +168,7 @@ class _Mailbox:
         async with self.changed:
             if self._current(number, attempt):
                 key = (number, attempt, epoch)
-                self.verdicts = {key: (go_on, self.told.pop(key, {}))}  # older ones have been heard
+                self.verdicts[key] = (go_on, self.told.pop(key, {}))  # a late rank may still ask for an older one
             self.changed.notify_all()
 
     async def fail(self, number: int, attempt: int, error: str) -> None:
@@ -165,12 +187,16 @@ class _Mailbox:
         """What the slot hears next."""
         return await self.messages.get()
 
-    async def silence(self) -> tuple[float, float, dict[int, tuple[str, int]]]:
-        """Seconds since something was heard, how many are too many, and who the workers are."""
+    async def silence(self) -> tuple[float, float, int]:
+        """Seconds since something was heard, how many are too many, and how often workers started for nothing."""
         usual = statistics.median(self.pauses) if len(self.pauses) > 2 else None
         limit = START_SECONDS if usual is None else max(PATIENCE_SECONDS, 5 * usual)
-        quiet = 0.0 if self.finished else time.monotonic() - self.heard
-        return quiet, limit, dict(self.pids)
+        return 0.0 if self.finished else time.monotonic() - self.heard, limit, self.idle_starts
+
+    async def condemned(self) -> dict[int, tuple[str, int]]:
+        """Node and process of each worker, which are to be killed; others will join."""
+        self._forget()
+        return dict(self.pids)
 
     def _current(self, number: int, attempt: int) -> bool:
         return (number, attempt) == (self.number, self.attempt) and not self.finished
@@ -203,7 +229,8 @@ class _WorkerRuntime:
         done = threading.Event()
 
         def tick() -> None:
-            while not done.wait(5):
+            end = time.monotonic() + ALIVE_SECONDS
+            while not done.wait(5) and time.monotonic() < end:
                 self.mailbox.tick.remote()
 
         threading.Thread(target=tick, daemon=True).start()
@@ -212,7 +239,7 @@ class _WorkerRuntime:
         finally:
             done.set()
 
-    def exchange(self, epoch: int, told: tuple[EpochReport, Progress] | None) -> tuple[bool, Progress]:
+    def exchange(self, epoch: int, told: tuple[EpochReport, Progress] | None) -> tuple[bool, Progress | None]:
         """Waits on the mailbox, not in a collective, which would time out under a slow driver."""
         if self.rank == 0 and told is not None:
             report, progress = told
@@ -220,7 +247,7 @@ class _WorkerRuntime:
         else:
             answer = self.mailbox.await_verdict.remote(self.number, self.attempt, epoch)
         go_on, shared = ray.get(answer)
-        return go_on, Progress(**shared) if shared else Progress()
+        return go_on, Progress(**shared) if shared else None
 
 
 def train_trials(config: dict[str, Any]) -> None:
@@ -230,13 +257,14 @@ def train_trials(config: dict[str, Any]) -> None:
     mailbox, options = config["mailbox"], config["options"]
     context = train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    seen: int = ray.get(mailbox.join.remote(rank, ray.get_runtime_context().get_node_id(), os.getpid()))  # pyright: ignore
+    joined = ray.get(mailbox.join.remote(rank, ray.get_runtime_context().get_node_id(), os.getpid()))
     if world_size > 1:
-        claims: list[Any] = [seen]
-        dist.broadcast_object_list(claims, src=0)
-        seen = int(claims[0])
+        everybody: list[Any] = [joined]
+        dist.broadcast_object_list(everybody, src=0)
+        joined = everybody[0]
+    seen, generation = joined
     while True:
-        claimed = ray.get(mailbox.claim.remote() if rank == 0 else mailbox.follow.remote(seen))
+        claimed = ray.get(mailbox.claim.remote(generation) if rank == 0 else mailbox.follow.remote(seen))
         if claimed is None:
             return
         seen += 1
@@ -299,6 +327,7 @@ class Slot(tune.Trainable):
         assert options is not None, "tune.with_parameters gives the options"
         self.mailbox, self.failure = Mailbox.remote(), None
         self.awaiting: tuple[int, int, int] | None = None
+        self.kills = 0
         resources = {"CPU": options.cpus_per_worker}
         if options.gpus_per_worker:
             resources["GPU"] = options.gpus_per_worker
@@ -337,6 +366,7 @@ class Slot(tune.Trainable):
             if number == self.number:
                 break
             pending = self.mailbox.next_message.remote()  # of a trial that is over
+        self.kills = 0
         if message["kind"] == "epoch":
             self.awaiting = (number, attempt, message["report"]["epoch"])
         last = message["kind"] == "failed" or (message["kind"] == "epoch" and message["report"]["last"])
@@ -345,10 +375,15 @@ class Slot(tune.Trainable):
     def _watch(self) -> None:
         if not self.thread.is_alive():
             raise RuntimeError("the session of this slot ended") from self.failure
-        quiet, limit, workers = ray.get(self.mailbox.silence.remote())
+        quiet, limit, idle_starts = ray.get(self.mailbox.silence.remote())
+        if idle_starts > IDLE_STARTS or self.kills > MAX_ATTEMPTS:
+            raise RuntimeError("the workers of this slot end before they take a trial; see Ray's log files")
         if quiet > limit:
-            for node, pid in workers.values():
-                ray.get(_kill.options(scheduling_strategy=_on(node)).remote(pid))
+            self.kills += 1
+            condemned: dict[int, tuple[str, int]] = ray.get(self.mailbox.condemned.remote())  # pyright: ignore
+            for node, pid in condemned.values():
+                with contextlib.suppress(RayError):  # its node may be gone too
+                    ray.get(_kill.options(scheduling_strategy=_on(node)).remote(pid), timeout=30)
 
     def _settle(self, *, go_on: bool) -> None:
         if self.awaiting is not None:

@@ -106,26 +106,37 @@ class Tracker:
 
     def ensure_parent(
         self,
-        run_name: str,
+        uid: str,
         *,
+        run_name: str,
         search: str,
         source_text: str,
         question: str,
         objective: str,
         tags: Mapping[str, str],
-        uid: str = "",
         start_time: float | None = None,
     ) -> str:
-        """The run of a whole search: found by its uid (or else its name), created when it is not there."""
+        """The run of a whole search: found by its uid, created when it is not there.
+
+        Args:
+            uid: the search's, which no other search has, whoever else writes to this MLflow.
+            run_name: what people call it; others may have the same.
+            search: name of the space, and so of the experiment.
+            source_text: the file that defines the space.
+            question: what it asks.
+            objective: the metric that it optimises.
+            tags: more tags.
+            start_time: seconds since 1970.
+        """
         with self.asking(f"the search {run_name!r}") as client:
             experiment = self._experiment(client, search, question)
-            found = self._find(client, [experiment], "vltune.uid", uid or run_name)
+            found = self._find(client, experiment, {"vltune.uid": uid})
             if found is None:
                 found = self._create(
                     client,
                     experiment,
                     run_name,
-                    identity={"vltune.uid": uid or run_name},
+                    identity={"vltune.uid": uid},
                     tags={
                         "vltune.kind": "search",
                         "vltune.run": run_name,
@@ -166,16 +177,15 @@ class Tracker:
         """
         with self.asking(f"the trial {uid}") as client:
             experiment = client.get_run(parent).info.experiment_id
-            found = self._find(client, [experiment], "trial_uid", uid)
+            found = self._find(client, experiment, _trial_tags(uid, parent))
             if found is None:
                 found = self._create(
                     client,
                     experiment,
                     name,
-                    identity={"trial_uid": uid},
+                    identity=_trial_tags(uid, parent),
                     tags={
                         "vltune.kind": "trial",
-                        "mlflow.parentRunId": parent,
                         "vltune.searched": ", ".join(searched),
                         "vltune.state": "running",
                         **tags,
@@ -303,13 +313,20 @@ class Tracker:
             else:
                 shutil.copytree(folder, root / artifact_path, copy_function=_link, dirs_exist_ok=True)
 
-    def find_run(self, uid: str) -> str | None:
-        """The run id of a trial, or None."""
+    def find_parent(self, uid: str, *, search: str) -> str | None:
+        """The run id of a search by its uid and the name of its space, or None."""
         if not self.exists:
             return None
+        with self.asking(f"a look for the search {search!r}") as client:
+            experiment = client.get_experiment_by_name(PREFIX + search)
+            found = experiment and self._find(client, experiment.experiment_id, {"vltune.uid": uid})
+            return found and found.info.run_id
+
+    def find_run(self, uid: str, *, parent: str) -> str | None:
+        """The run id of a trial of the search whose run id is ``parent``, or None."""
         with self.asking(f"a look for the trial {uid}") as client:
-            experiments = client.search_experiments(filter_string=f"name LIKE '{PREFIX}%'", max_results=1000)
-            found = self._find(client, [e.experiment_id for e in experiments], "trial_uid", uid)
+            experiment = client.get_run(parent).info.experiment_id
+            found = self._find(client, experiment, _trial_tags(uid, parent))
             return found and found.info.run_id
 
     def page(self, run_id: str) -> str:
@@ -337,17 +354,25 @@ class Tracker:
                 self._experiments[name] = found.experiment_id
         return self._experiments[name]
 
-    def _find(self, client: Any, experiments: list[str], key: str, value: str) -> Any:
-        if not experiments:
-            return None
-        quote = '"' if "'" in value else "'"
-        runs = client.search_runs(experiments, f"tags.`{key}` = {quote}{value}{quote}", max_results=10)
-        # A request whose answer was lost may have been repeated below us, and then there are two: the fuller one stays.
-        first, *doubles = sorted(runs, key=lambda r: (-len(r.data.metrics) - len(r.data.params), r.info.run_id)) or [
-            None
-        ]
+    def _find(self, client: Any, experiment: str, identity: Mapping[str, str]) -> Any:
+        """The run with these tags. They must name one thing alone: a second run that has them is deleted as a double.
+
+        A request whose answer was lost may have been repeated below us, and then there are two: the fuller one stays.
+        """
+        runs = _tagged(client, experiment, identity)
+        if len(runs) < 2:
+            return runs[0] if runs else None
+        children = {
+            run.info.run_id: len(_tagged(client, experiment, {"mlflow.parentRunId": run.info.run_id})) for run in runs
+        }
+
+        def emptiness(run: Any) -> tuple[int, int, str]:
+            return -children[run.info.run_id], -len(run.data.metrics) - len(run.data.params), run.info.run_id
+
+        first, *doubles = sorted(runs, key=emptiness)
         for double in doubles:
-            client.delete_run(double.info.run_id)
+            if not children[double.info.run_id]:
+                client.delete_run(double.info.run_id)
         return first
 
     def _create(
@@ -356,7 +381,7 @@ class Tracker:
         experiment: str,
         name: str,
         *,
-        identity: dict[str, str],
+        identity: Mapping[str, str],
         tags: Mapping[str, str],
         start_time: float | None,
     ) -> Any:
@@ -365,8 +390,7 @@ class Tracker:
         run = client.create_run(experiment, round((start_time or time.time()) * 1000), tags, name)
         if self.is_database:
             return run
-        ((key, value),) = identity.items()
-        return self._find(client, [experiment], key, value) or run
+        return self._find(client, experiment, identity) or run
 
     def _set_running(self, client: Any, run: Any) -> None:
         if run.info.status != "RUNNING":
@@ -377,6 +401,17 @@ class Tracker:
         from mlflow.entities import RunTag
 
         client.log_batch(run_id, tags=[RunTag(k, _cut(v, _LONGEST_TAG)) for k, v in tags.items()], synchronous=True)
+
+
+def _trial_tags(uid: str, parent: str) -> dict[str, str]:
+    """What only one trial has: other people's runs on the same server may have trials of the same uid."""
+    return {"trial_uid": uid, "mlflow.parentRunId": parent}
+
+
+def _tagged(client: Any, experiment: str, tags: Mapping[str, str]) -> list[Any]:
+    quoted = {key: f'"{value}"' if "'" in value else f"'{value}'" for key, value in tags.items()}
+    wanted = " AND ".join(f"tags.`{key}` = {value}" for key, value in quoted.items())
+    return list(client.search_runs([experiment], wanted, max_results=10))
 
 
 def local_path(uri: str) -> Path | None:

@@ -69,6 +69,8 @@ class Progress:
     """What ``plateau`` multiplies the learning rate by."""
     loss_scale: float = 2.0**16
     """Loss scaling of fp16."""
+    loss_scale_steps: int = 0
+    """Steps since the loss scaling changed."""
     finished: bool = False
 
 
@@ -90,8 +92,11 @@ class Runtime(Protocol):
         """Around what takes long and cannot tick: opening data, building a model, scoring."""
         ...
 
-    def exchange(self, epoch: int, told: "tuple[EpochReport, Progress] | None") -> "tuple[bool, Progress]":
-        """Rank 0 tells its report and gets whether to go on; the other ranks wait for the same answer."""
+    def exchange(self, epoch: int, told: "tuple[EpochReport, Progress] | None") -> "tuple[bool, Progress | None]":
+        """Rank 0 tells its report and gets whether to go on; the other ranks wait for the same answer.
+
+        No progress comes back where the trial is over for this worker: somebody else has it, or has ended it.
+        """
         ...
 
 
@@ -147,22 +152,25 @@ def fit(trial: Trial, runtime: Runtime) -> None:
         torch.cuda.reset_peak_memory_stats(runtime.device)
     else:
         _reset_peak_memory()
-    with runtime.alive():
-        trained = _Fit(trial, runtime)
-    trained.run()
+    _Fit(trial, runtime).run()
 
 
-def evaluate(
-    model: Family, samples: Sequence[Sample], *, batch_size: int, device: torch.device | None = None
-) -> tuple[Scores, list[Record]]:
+def evaluate(model: Family, samples: Sequence[Sample], *, batch_size: int) -> tuple[Scores, list[Record]]:
     """Scores of a model on a whole split, in this process."""
-    model = model.to(device or torch.device("cpu")).eval()
-    records = []
+    records = predict(model, samples, batch_size=batch_size)
+    return model.score(records), records
+
+
+def predict(model: Family, samples: Sequence[Sample], *, batch_size: int) -> list[Record]:
+    """What a model says of samples, in their order; it is moved to the GPU if this process sees one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device).eval()
+    records: list[Record] = []
     with torch.no_grad():
         for start in range(0, len(samples), batch_size):
             chunk = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
-            records += model.predict(_to(model.collate(chunk, None), device or torch.device("cpu")))
-    return model.score(records), records
+            records += model.predict(_to(model.collate(chunk, None), device))
+    return records
 
 
 class _Fit:
@@ -171,22 +179,16 @@ class _Fit:
     def __init__(self, trial: Trial, runtime: Runtime) -> None:
         self.trial, self.config, self.runtime = trial, trial.config, runtime
         self.parent = trial.folder / "checkpoints"
-        self.data = _load(trial, runtime)
-        self.training = _first(self.data.splits["train"], self.config.train_pictures)
         self.notes: list[str] = list(trial.record.get("notes", ()))
         self.direction: Direction = lookup(trial.family.metrics, self.config.objective, "metric")
-        committed = checkpoints.latest(self.parent)
         self.reports: list[dict[str, Any]] = []
         self.progress = Progress()
-        torch.manual_seed(self.config.seed)
-        if committed is None:
-            self.assets: Assets = trial.family.prepare(self.config, self.data)
-            self.model = trial.family(self.config, self.assets).to(runtime.device)
-        else:
-            self.assets = checkpoints.read_assets(committed.folder, checkpoints.read_record(committed.folder))
-            self.model = trial.family(self.config.without_sources(), self.assets)
-            checkpoints.load_weights(self.model, checkpoints.read_tensors(committed.folder / checkpoints.MODEL))
-            self.model = self.model.to(runtime.device)
+        self.mine = True
+        committed = self._latest()
+        with runtime.alive():
+            self.data = _load(trial, runtime)
+            self.training = _first(self.data.splits["train"], self.config.train_pictures)
+            self.assets, self.model = self._build(committed)
         self.penalised = penalised_weights(self.model, self.config)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         if self.config.epochs and not self.trainable:
@@ -195,13 +197,36 @@ class _Fit:
         if committed is not None:
             self._restore(committed)
         self.autocast, self.scaler = self._precision()
+        # A power of two near a step's count: sums in half precision stay as small as means would be.
+        self.unit = 2.0 ** round(math.log2(32 * self.config.batch_size)) if self.scaler.is_enabled() else 1.0
         self.replica = self._replicate()
         self.size = self._part_sizes()
+
+    def _latest(self) -> Checkpoint | None:
+        """Rank 0 chooses the checkpoint for all: on shared storage each might see another one as the newest."""
+        if self.runtime.rank == 0:
+            with self.runtime.alive():
+                found = checkpoints.latest(self.parent)
+        chosen: list[Any] = [(found.folder.name, found.epoch) if self.runtime.rank == 0 and found else None]
+        if self.runtime.world_size > 1:
+            dist.broadcast_object_list(chosen, src=0)
+        return Checkpoint(self.parent / chosen[0][0], chosen[0][1]) if chosen[0] else None
+
+    def _build(self, committed: Checkpoint | None) -> tuple[Assets, Family]:
+        family, config = self.trial.family, self.config
+        torch.manual_seed(config.seed)
+        if committed is None:
+            assets: Assets = family.prepare(config, self.data)
+            return assets, family(config, assets).to(self.runtime.device)
+        assets = checkpoints.read_assets(committed.folder, checkpoints.read_record(committed.folder))
+        model = family(config.without_sources(), assets)
+        checkpoints.load_weights(model, checkpoints.read_tensors(committed.folder / checkpoints.MODEL))
+        return assets, model.to(self.runtime.device)
 
     def run(self) -> None:
         """Epoch after epoch until the plan, the patience or the driver says stop."""
         self._train_and_tell()
-        if self.runtime.rank == 0:  # only now: a last epoch that was never heard of must not be trained again
+        if self.runtime.rank == 0 and self.mine:  # only now: a last epoch that was never heard of is still needed
             checkpoints.keep_only(self.parent, [self.parent / self.progress.best_checkpoint])
 
     def _train_and_tell(self) -> None:
@@ -240,13 +265,15 @@ class _Fit:
             token_count += step_count
             if runtime.device.type == "cpu" and runtime.world_size == 1 and not math.isfinite(step_loss.item()):
                 break  # several workers have to stay in step until the epoch's end
-            runtime.tick()
         mean, per_rank = self._mean_loss(loss_sum, token_count)
         if not math.isfinite(mean):
             raise TrainingFailure(f"the training loss is not finite ({mean}) in epoch {epoch}")
         self.progress = dataclasses.replace(self.progress, epoch=epoch, step=self.progress.step + len(steps))
         if self.scaler.is_enabled():
-            self.progress = dataclasses.replace(self.progress, loss_scale=self.scaler.get_scale())
+            scaling = self.scaler.state_dict()
+            self.progress = dataclasses.replace(
+                self.progress, loss_scale=scaling["scale"], loss_scale_steps=scaling["_growth_tracker"]
+            )
         seconds = time.perf_counter() - start
         return {
             "train_loss": mean,
@@ -265,7 +292,8 @@ class _Fit:
             with waits or contextlib.nullcontext():
                 with self.autocast():
                     loss = self.replica(_to(batch, self.runtime.device))
-                self.scaler.scale(loss.sum).backward()
+                self.scaler.scale(loss.sum / self.unit).backward()
+            self.runtime.tick()
             sums.append(loss.sum.detach())
             counts.append(loss.count.detach())
         wide = _wide(self.runtime.device)
@@ -279,7 +307,7 @@ class _Fit:
             dist.all_reduce(count)
         self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in self.trainable if p.grad is not None]
-        factor = (world / count.clamp(min=1)).to(self.runtime.device, torch.float32)  # DDP has averaged over workers
+        factor = (self.unit * world / count.clamp(min=1)).to(self.runtime.device, torch.float32)  # DDP has averaged
         torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
         if self.config.l1_penalty or self.config.l2_penalty:
             add_penalties(self.penalised, l1=self.config.l1_penalty, l2=self.config.l2_penalty)
@@ -406,7 +434,9 @@ class _Fit:
 
     def _tell(self, epoch: int, report: EpochReport | None) -> bool:
         told = None if report is None else (report, self.progress)
-        go_on, self.progress = self.runtime.exchange(epoch, told)
+        go_on, shared = self.runtime.exchange(epoch, told)
+        self.mine = shared is not None
+        self.progress = shared or self.progress
         return go_on
 
     # -- setting up
@@ -428,8 +458,11 @@ class _Fit:
         def autocast() -> Any:
             return torch.autocast(device.type, dtype, enabled=kind != "float32")
 
-        scale = self.progress.loss_scale
-        return autocast, torch.amp.GradScaler(device.type, enabled=kind == "fp16", init_scale=scale)
+        scaler = torch.amp.GradScaler(device.type, enabled=kind == "fp16")
+        if scaler.is_enabled():
+            kept = {"scale": self.progress.loss_scale, "_growth_tracker": self.progress.loss_scale_steps}
+            scaler.load_state_dict(scaler.state_dict() | kept)
+        return autocast, scaler
 
     def _replicate(self) -> nn.Module:
         if self.runtime.world_size == 1 or not self.config.epochs:
