@@ -1,9 +1,12 @@
 """The captioning family: its batches, its loss, its records, and that it can learn."""
 
+import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.captioning import TOKENIZER, Captioning, CaptioningConfig
+from trainables.parts import datasets
+from trainables.parts.datasets import open_folder
 from trainables.parts.decoders import DECODERS
+from trainables.parts.scenes import write_scenes
 from trainables.parts.text import CaptionTokenizer
 from vltune.contract import BadInput, Data, Draws, NotFound, Sample
 
@@ -266,11 +272,39 @@ def test_the_vocabulary_is_that_of_the_captions_trained_on() -> None:
     assert words == {0: {"a", *COLOURS, *THINGS}, 2: {"a", "red", "green", "dog"}}
 
 
+def test_the_vocabulary_is_fitted_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_scenes(str(tmp_path / "data"), pictures=20, picture_size=32)
+    data = open_folder(str(tmp_path / "data"), picture_size=16, cache=str(tmp_path / "cache"), max_cache_bytes=1)
+    expected = [text for sample in data.splits["train"] for text in sample.captions]
+    monkeypatch.setattr(datasets, "read_picture", lambda *_, **__: pytest.fail("a picture was decoded"))
+    text = Captioning.prepare(CaptioningConfig(min_word_count=1), data)[TOKENIZER]
+    assert text == CaptionTokenizer.fit(expected, min_word_count=1).to_text()
+
+
+def test_first_weights_are_recorded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("enc.pth").write_bytes(b"weights")
+    whole = str(tmp_path / "enc.pth")
+    config = CaptioningConfig(picture_encoder="resnet18", weights="enc.pth")
+    assert CaptioningConfig.with_absolute_paths({"weights": "enc.pth", "epochs": 3}) == {"weights": whole, "epochs": 3}
+    for same in ({"weights": "none"}, {"weights": "imagenet"}, {"epochs": 3}, {}):
+        assert CaptioningConfig.with_absolute_paths(same) == same
+    found = config.find_sources()
+    assert (found.weights, found.weights_hash) == (whole, hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.chdir("/")
+    assert found.find_sources() == found
+    Path(whole).write_bytes(b"other weights")
+    with pytest.raises(BadInput, match="has changed since the trial was recorded"):
+        found.find_sources()
+    assert CaptioningConfig().find_sources() == CaptioningConfig()
+
+
 def test_a_trained_model_is_built_without_its_first_weights() -> None:
     config = CaptioningConfig(picture_encoder="resnet18", weights="gone.pth", picture_size=32)
     assets = Captioning.prepare(config, Data("", "", {"train": samples()}))
     with pytest.raises(NotFound, match=r"gone\.pth"):
         Captioning(config, assets)
+    config = dataclasses.replace(config, weights_hash="0" * 64)
     assert Captioning(config.without_sources(), assets).picture_encoder.width == 512
 
 

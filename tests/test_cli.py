@@ -285,7 +285,9 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sender = Sender(
         Tracker(storage),
         driver._Source(ledger, record, storage / "tiny"),
-        search=SearchRun(run_name="tiny", search="tiny", source_text="", question="Which?", objective="val_loss"),
+        search=SearchRun(
+            uid=record.uid, run_name="tiny", search="tiny", source_text="", question="Which?", objective="val_loss"
+        ),
     )
     sender.start()
     assert sender.flush(timeout=120), sender.trouble
@@ -361,6 +363,9 @@ def test_a_bad_trial_is_not_promoted(say: Say, storage: Path) -> None:
         code, out, err = say("promote", "tiny", "--trial", uid, "--storage", storage)
         assert (code, out) == (2, "")
         assert f"{uid} is {state}" in err
+    code, out, err = say("promote", "tiny", "--data", storage / "nowhere", "--storage", storage)
+    assert (code, out) == (3, "")
+    assert f"the data is not at {storage / 'nowhere'}" in err
     assert json.loads(say("models", "--storage", storage, "--json")[1]) == []
 
 

@@ -98,6 +98,32 @@ def test_a_missing_base_row_is_said_instead_of_guessed():
         assert any("base row base is not here" in note for note in made.notes)
 
 
+def test_of_several_base_rows_the_first_one_given_counts():
+    a, b = run("base", 0.5, 4.0, uid="a"), run("base", 0.8, 3.0, uid="b")
+    a, b = dataclasses.replace(a, run="one"), dataclasses.replace(b, run="two")
+    for rows, name, expected in (([a, b], "one", {"a": 0.0, "b": 60.0}), ([b, a], "two", {"a": -37.5, "b": 0.0})):
+        made = table(rows, base_row="base")
+        found = {row.uid: cell for row, cell in zip(made.rows, made.column("improvement"), strict=True)}
+        assert found == pytest.approx(expected)
+        assert f"% over base: how much better cider is than that of base of the run {name}." in made.notes
+
+
+def test_metrics_that_measure_something_else_are_named_where_rows_differ():
+    measured = {"val_loss": ("heads", "loss"), "perplexity": ("heads",)}
+    alike = table([run("a", 0.1, 1.0), run("b", 0.2, 2.0, decoder="gru")], measured_by=measured)
+    assert not any("differ" in note for note in alike.notes)
+    rows = [run("a", 0.1, 1.0, heads=2), run("b", 0.2, 2.0, heads=8)]
+    (note,) = [note for note in table(rows, measured_by=measured).notes if "differ" in note]
+    assert note.startswith("Rows differ in heads, which changes what val_loss measures:")
+    rows = [run("a", 0.1, 1.0, loss="x"), run("b", 0.2, 2.0, loss="y")]
+    assert not any("differ" in note for note in table(rows, measured_by=measured, columns=["cider"]).notes)
+
+
+def test_hashes_make_no_column():
+    rows = [run("", 0.1, 1.0, heads=2, weights_hash="a" * 64), run("", 0.2, 1.0, heads=8, weights_hash="b" * 64)]
+    assert "weights_hash" not in keys(table(rows))
+
+
 def test_parameter_columns_only_where_rows_differ():
     rows = [run("", 0.1, 1.0, heads=2, uid="aa"), run("", 0.2, 1.0, heads=8, epochs=3, uid="bb")]
     made = table(rows)

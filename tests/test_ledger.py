@@ -44,6 +44,7 @@ def record(name: str = "run", **changes: Any) -> SearchRecord:
         "rows": {"base": {"x": 1}},
         "columns": ("cider",),
         "notes": ("ä note",),
+        "uid": "u1",
     }
     return SearchRecord(name=name, **fields | changes)
 
@@ -105,6 +106,15 @@ def test_search_comes_back_as_it_was_put_in(tmp_path: Path) -> None:
     assert found == record(created=found.created)
     changed = Ledger.of(tmp_path).change("run", num_trials=9, threads=2)
     assert changed == Ledger.of(tmp_path).search("run") == record(created=found.created, num_trials=9, threads=2)
+
+
+def test_a_search_keeps_its_identity(tmp_path: Path) -> None:
+    launched = {key: value for key, value in vars(record(created=12.5)).items() if key != "uid"}
+    put = SearchRecord(**launched)
+    assert put.uid != SearchRecord(**launched).uid
+    Ledger.of(tmp_path).create_search(put)
+    assert Ledger.of(tmp_path).search("run") == put
+    assert Ledger.of(tmp_path).change("run", num_trials=9).uid == put.uid
 
 
 def test_names_are_unique(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import optuna
 import pytest
 
 from search_spaces import SEARCHES
-from vltune.contract import Search
-from vltune.space import check, describe, load_search, resolve
+from vltune.contract import BadInput, Search
+from vltune.space import check, check_effect, describe, load_search, record_pins, resolve
 
 every_search = pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
 
@@ -69,6 +69,18 @@ def test_samples_replay_from_their_own_records(search: Search) -> None:
         assert resolved.config.objective == search.objective
         assert resolved.searched == trial.params
         assert resolve(search, None, pins=resolved.config.fields(), defaults={"seed": 8}).config == resolved.config
+
+
+@every_search
+def test_every_trial_can_be_trained_again(search: Search) -> None:
+    study, defaults = _study(), {"data": "x", "data_hash": "0" * 64, "seed": 7}
+    trials = [resolve(search, None, row=row, defaults=defaults) for row in search.rows.values()]
+    trials += [resolve(search, study.ask(), defaults=defaults) for _ in range(20)]
+    for trial in trials:
+        pins = record_pins(search, trial.config.fields())
+        alone = dataclasses.replace(search, rows={"again": {}}, base_row="", num_trials=1)
+        assert check(alone, pins=pins) == [trial.config]
+        assert resolve(alone, None, row={}, pins=pins, defaults={"seed": 8}).config == trial.config
 
 
 @every_search
@@ -134,6 +146,14 @@ def test_without_pretrained_weights_the_encoder_trains_and_the_row_says_so() -> 
 @pytest.mark.parametrize("pin", [{"heads": 8}, {"cnn_width": 64}, {"hidden_width": 256}, {"weights": "none"}])
 def test_pins_of_one_branch_leave_the_others_alone(pin: dict[str, Any]) -> None:
     check(SEARCHES["captioning_architectures"], pins=pin)
+
+
+def test_a_pin_without_effect_on_a_row_that_is_trained_alone_is_refused() -> None:
+    search = SEARCHES["captioning_architectures"]
+    with pytest.raises(BadInput, match=r"heads=8 has no effect on row 'LSTM'.*only with decoder=transformer"):
+        check_effect(search, "LSTM", {"heads": 8})
+    check_effect(search, "Transformer", {"heads": 8, "epochs": 1})
+    check_effect(search, "LSTM", {"heads": 4, "weights": "none"})  # it has what was set
 
 
 def test_losses_are_three_for_each_of_two_encoders() -> None:

@@ -220,9 +220,16 @@ def test_true_is_not_the_choice_one() -> None:
 
 
 def test_pins_have_the_types_of_their_fields() -> None:
-    texts = ["heads=8", "dropout=1e-1", "shared=TRUE", "prompt=a = b", "learning_rate=1", "data="]
+    texts = ["heads=8", "dropout=1e-1", "shared=TRUE", "prompt=a = b", "learning_rate=1", "penalty_part="]
     pins = parse_pins(texts, SmallConfig)
-    assert pins == {"heads": 8, "dropout": 0.1, "shared": True, "prompt": "a = b", "learning_rate": 1.0, "data": ""}
+    assert pins == {
+        "heads": 8,
+        "dropout": 0.1,
+        "shared": True,
+        "prompt": "a = b",
+        "learning_rate": 1.0,
+        "penalty_part": "",
+    }
     assert [type(v) for v in pins.values()] == [int, float, bool, str, float, str]
 
 
@@ -323,6 +330,8 @@ def _failing(trial: Any) -> SmallConfig:
         ({"rows": {"x": {**ROWS["GRU"], "drop": 0.1}}}, "row 'x': unknown key 'drop'.*did you mean 'dropout'"),
         ({"rows": {"x": {**ROWS["GRU"], "heads": 2}}}, "row 'x': 'heads' is not asked with the row's other values"),
         ({"rows": {"x": {"decoder": "gru"}}}, "row 'x' does not say '(learning_rate|dropout)'"),
+        ({"rows": {"x": {**ROWS["GRU"], "objective": "val_loss"}}}, "says objective='val_loss', but .* after 'cider'"),
+        ({"define": lambda t: SmallConfig(objective="score"), "rows": {}}, "says objective='score', but"),
         ({"rows": {"x": {**ROWS["GRU"], "epochs": -1}}}, "row 'x': epochs=-1 is out of range"),
         (
             {"define": _asking_for_more, "rows": {}},
@@ -347,6 +356,7 @@ def test_check_refuses(changes: dict[str, Any], said: str) -> None:
 def test_check_accepts() -> None:
     check(_search(base_row="GRU", group_by="decoder", columns=("cider", "val_loss"), name="A-1_b.c"))
     check(_search(), pins={"dropout": 0.2})
+    check(_search(), pins={"objective": "val_loss"})
     with pytest.raises(BadInput, match="unknown key 'x'"):
         check(_search(), pins={"x": 0.2})
 

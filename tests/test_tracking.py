@@ -5,6 +5,7 @@ import http.server
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,9 +19,10 @@ import pytest
 from filelock import FileLock
 
 from vltune.contract import BadInput, NotFound, Unreachable
+from vltune.ledger import Event
 from vltune.notes import LONGEST, search_note, trial_note
 from vltune.registry import Registry
-from vltune.sender import Event, SearchRun, Sender
+from vltune.sender import SearchRun, Sender
 from vltune.tracking import EpochPoint, Refused, Tracker
 from vltune.ui import database, settle_environment, ui_command
 
@@ -35,7 +37,7 @@ class Ledger:
 
     def add(self, uid, kind, **payload):
         number = len(self.events) + 1
-        self.events.append(Event(number, uid, kind, 1_700_000_000 + 10.0 * number, payload))
+        self.events.append(Event(number, "", uid, kind, 1_700_000_000 + 10.0 * number, payload))
 
     def pending(self, after, limit):
         return [e for e in self.events if e.sequence > after][:limit]
@@ -74,15 +76,31 @@ def make_samples(folder):
     return place
 
 
-def search(name):
+def search(name, *, uid=""):
     return SearchRun(
-        run_name=f"{name}-1", search=name, source_text="SEARCH = 1\n", question="Which is best?", objective="cider"
+        uid=uid or f"uid of {name}",
+        run_name=f"{name}-1",
+        search=name,
+        source_text="SEARCH = 1\n",
+        question="Which is best?",
+        objective="cider",
     )
 
 
-def stored(tracker, uid):
+def open_search(tracker, name, *, uid=""):
+    run = search(name, uid=uid)
+    return tracker.ensure_parent(
+        run.uid, run_name=run.run_name, search=name, source_text="", question="", objective="cider", tags={}
+    )
+
+
+def run_of(tracker, name, uid):
+    return tracker.find_run(uid, parent=tracker.find_parent(search(name).uid, search=name))
+
+
+def stored(tracker, name, uid):
     """All (key, step, timestamp, value) that MLflow has of a trial."""
-    run_id = tracker.find_run(uid)
+    run_id = run_of(tracker, name, uid)
     keys = tracker.client.get_run(run_id).data.metrics
     rows = [m for key in keys for m in tracker.client.get_metric_history(run_id, key)]
     return sorted((m.key, m.step, m.timestamp, m.value) for m in rows)
@@ -246,7 +264,7 @@ def test_a_search_arrives_once_whatever_is_sent_again(tracker, tmp_path):
     assert len(runs_of(tracker, "again")) == 3
     for k in range(2):
         run = runs[f"a{k}"]
-        assert stored(tracker, f"a{k}") == expected(ledger, f"a{k}")
+        assert stored(tracker, "again", f"a{k}") == expected(ledger, f"a{k}")
         assert run.data.params == {
             **{key: str(v) for key, v in PARAMS.items()}, "words": "x" * 5999 + "…", "uid_of": f"a{k}"
         }  # fmt: skip
@@ -288,7 +306,7 @@ def test_a_trial_costs_little(tracker, tmp_path):
 
 @pytest.mark.integration
 def test_values_that_are_not_finite_never_look_best(tracker):
-    parent = tracker.ensure_parent("nan-1", search="nan", source_text="", question="", objective="cider", tags={})
+    parent = open_search(tracker, "nan")
     run_id = tracker.ensure_trial(parent, "n1", name="n", params={}, searched=(), tags={})
     for _ in range(2):
         points = [EpochPoint(e, {"cider": v}, 5.0) for e, v in enumerate([1.0, math.nan, math.inf, -math.inf])]
@@ -316,30 +334,66 @@ def test_what_mlflow_never_takes_is_left_out_and_the_rest_arrives(tracker, tmp_p
     assert [sequence for sequence, _ in sender.refused] == [3, 5, 6, 7]
     assert "recall@1" in sender.refused[0][1]
     assert ledger.marks[-1] == 7
-    assert [row[1] for row in stored(tracker, "r1")] == [1, 3]
-    assert tracker.client.get_run(tracker.find_run("r1")).info.status == "FINISHED"
+    assert [row[1] for row in stored(tracker, "refused", "r1")] == [1, 3]
+    assert tracker.client.get_run(run_of(tracker, "refused", "r1")).info.status == "FINISHED"
     assert sum("left out" in r.message for r in caplog.records) == 4
 
 
 @pytest.mark.integration
 def test_doubles_become_one_run(tracker):
-    parent = tracker.ensure_parent("double-1", search="double", source_text="", question="", objective="", tags={})
+    parent = open_search(tracker, "double")
     experiment = tracker.client.get_run(parent).info.experiment_id
-    ids = [tracker.client.create_run(experiment, tags={"trial_uid": "d1"}).info.run_id for _ in range(3)]
+    tags = {"trial_uid": "d1", "mlflow.parentRunId": parent}
+    ids = [tracker.client.create_run(experiment, tags=tags).info.run_id for _ in range(3)]
     tracker.client.log_metric(ids[1], "cider", 1.0)
-    assert tracker.find_run("d1") == ids[1]
+    assert run_of(tracker, "double", "d1") == ids[1]
+    assert {r.info.run_id for r in runs_of(tracker, "double")} == {parent, ids[1]}
+
+    # a double of the search itself: the one with the trials stays, however little it says otherwise
+    for _ in range(3):
+        other = tracker.client.create_run(experiment, tags={"vltune.uid": "uid of double"}).info.run_id
+        tracker.client.log_metric(other, "cider", 1.0)
+    assert open_search(tracker, "double") == parent
     assert {r.info.run_id for r in runs_of(tracker, "double")} == {parent, ids[1]}
 
 
 @pytest.mark.integration
+def test_equal_names_on_one_server_stay_apart(tmp_path, monkeypatch):
+    """Two people, or one whose ledger was lost: their searches have the same name, and their trials the same uids."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/shared.db")
+    trackers, parents = {}, {}
+    for who, rate in (("ann", 0.1), ("bob", 0.2), ("ann", 0.1)):  # ann resumes hers when bob's is done
+        tracker, ledger = trackers.setdefault(who, Tracker(tmp_path / who)), Ledger()
+        ledger.add("quickstart-000", "started", params={"learning_rate": rate}, name="base")
+        ledger.add("quickstart-000", "epoch", epoch=1, metrics={"cider": rate})
+        ledger.add("quickstart-000", "ended", state="finished")
+        sender = Sender(tracker, ledger, search=search("quickstart", uid=who), poll=0.01)
+        sender.start()
+        assert sender.flush(60), sender.trouble
+        sender.stop()
+        assert sender.refused == []
+        assert parents.setdefault(who, sender.parent) == sender.parent
+    runs = runs_of(trackers["ann"], "quickstart")
+    assert len(runs) == 4
+    for who, rate in (("ann", 0.1), ("bob", 0.2)):
+        parent = trackers["bob"].find_parent(who, search="quickstart")
+        assert parent == parents[who]
+        run = trackers["bob"].client.get_run(trackers["bob"].find_run("quickstart-000", parent=parent))
+        assert run.data.tags["mlflow.parentRunId"] == parent
+        assert run.data.tags["trial_uid"] == "quickstart-000"
+        assert (run.data.params, run.data.metrics) == ({"learning_rate": str(rate)}, {"cider": rate})
+    assert trackers["ann"].find_parent("eve", search="quickstart") is None
+    assert trackers["ann"].find_parent("ann", search="slowstart") is None
+
+
+@pytest.mark.integration
 def test_a_resumed_trial_runs_again_under_the_same_id(tracker):
-    arguments = {"search": "resume", "source_text": "", "question": "", "objective": "cider", "tags": {}}
-    parent = tracker.ensure_parent("resume-1", **arguments)
+    parent = open_search(tracker, "resume")
     run_id = tracker.ensure_trial(parent, "s1", name="s1", params={"a": 1}, searched=(), tags={})
     tracker.finish_trial(run_id, "failed", end_time=10.0, error="out of memory")
     run = tracker.client.get_run(run_id)
     assert (run.info.status, run.data.tags["vltune.error"]) == ("FAILED", "out of memory")
-    assert tracker.ensure_parent("resume-1", **arguments) == parent
+    assert open_search(tracker, "resume") == parent
     assert tracker.ensure_trial(parent, "s1", name="s1", params={"a": 1}, searched=(), tags={}) == run_id
     assert tracker.client.get_run(run_id).info.status == "RUNNING"
     with pytest.raises(Refused, match="'a'"):
@@ -348,7 +402,7 @@ def test_a_resumed_trial_runs_again_under_the_same_id(tracker):
 
 @pytest.mark.integration
 def test_promotion(tracker, tmp_path):
-    parent = tracker.ensure_parent("promote-1", search="promote", source_text="", question="", objective="", tags={})
+    parent = open_search(tracker, "promote")
     registry = Registry(tracker)
     folders, facts = {}, {}
     for uid in ("p1", "p2"):
@@ -403,7 +457,7 @@ def test_promotion(tracker, tmp_path):
 
 @pytest.mark.integration
 def test_an_alias_that_moved_meanwhile_is_left_alone(tracker, tmp_path, monkeypatch):
-    parent = tracker.ensure_parent("race-1", search="race", source_text="", question="", objective="", tags={})
+    parent = open_search(tracker, "race")
     registry = Registry(tracker)
     facts = {}
     for uid in ("x1", "x2"):
@@ -462,10 +516,10 @@ def test_rows_arrive_once_through_faults(proxy, tmp_path, fault):
     sender.stop()
     proxy.fault = lambda *_: ""
     assert sender.refused == []
-    assert stored(tracker, f"{fault}-1") == expected(ledger, f"{fault}-1")
+    assert stored(tracker, name, f"{fault}-1") == expected(ledger, f"{fault}-1")
     assert len(runs_of(tracker, name)) == 2
     assert fault == "down" or ("POST", "/api/2.0/mlflow/runs/create") in seen
-    run_id = tracker.find_run(f"{fault}-1")
+    run_id = run_of(tracker, name, f"{fault}-1")
     assert {f.path for f in tracker.client.list_artifacts(run_id, "checkpoint")} == {
         f"checkpoint/{p.name}" for p in (tmp_path / f"{fault}-1" / "checkpoint").iterdir()
     }
@@ -474,7 +528,7 @@ def test_rows_arrive_once_through_faults(proxy, tmp_path, fault):
 @pytest.mark.integration
 def test_promotion_through_a_server(proxy, tmp_path):
     tracker = Tracker(tmp_path / "storage", tracking_uri=proxy.uri)
-    parent = tracker.ensure_parent("far-1", search="far", source_text="", question="", objective="", tags={})
+    parent = open_search(tracker, "far")
     run_id = tracker.ensure_trial(parent, "f1", name="f1", params={}, searched=(), tags={})
     tracker.send_epochs(run_id, [EpochPoint(1, {"val_loss": math.nan}, 1.0)])
     folder = make_checkpoint(tmp_path)
@@ -489,6 +543,18 @@ def test_promotion_through_a_server(proxy, tmp_path):
             p.name: p.read_bytes() for p in folder.iterdir()
         }
     assert [p.name for p in found.folder.parent.iterdir()] == [found.folder.name]
+
+    # what was downloaded has changed since, and what the server gives is not what was promoted
+    (found.folder / "MANIFEST.json").write_text("{}")
+    with pytest.raises(BadInput, match="is not what was promoted as models:/far/1"):
+        registry.resolve("far@champion")
+    shutil.rmtree(found.folder)
+    for content, text in {"0" * 16: "is not what was promoted", "../../elsewhere": "no sound tag 'content'"}.items():
+        tracker.client.set_model_version_tag("far", "1", "content", content)
+        with pytest.raises(BadInput, match=text):
+            registry.resolve("far@champion")
+        assert list((tmp_path / "storage" / "models").iterdir()) == []
+    assert not (tmp_path / "elsewhere").exists()
     proxy.fault = lambda *_: "error"
     with pytest.raises(Unreachable) as caught:
         registry.models()

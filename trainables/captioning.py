@@ -1,8 +1,9 @@
 """Captioning: a picture encoder and a decoder that writes a sentence about what it sees."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -60,6 +61,8 @@ class CaptioningConfig(TrialConfig):
     ``inception_v3`` or ``densenet121``."""
     weights: str = "none"
     """First weights of the encoder: ``none`` (random), ``imagenet``, or the path of a file."""
+    weights_hash: str = ""
+    """SHA-256 of the file of first weights; filled in when the search starts, and checked when they are read."""
     train_encoder: bool = True
     """Whether the encoder learns; without it, its weights and statistics stay as they are."""
     features: str = "grid"
@@ -173,14 +176,28 @@ class CaptioningConfig(TrialConfig):
                     f"{key}={getattr(self, key)!r} has no effect with {other}={getattr(self, other)!r}: set {other} to "
                     f"{' or '.join(values)}, or leave {key} at {default!r}."
                 )
+        if self.weights_hash and self.weights == "none":
+            raise BadInput(f"weights_hash={self.weights_hash!r} has no effect with weights='none': leave it out.")
 
-    def find_sources(self) -> None:
-        """Makes sure, before anything starts, that the encoder's first weights are there."""
-        weights_file(self.picture_encoder, self.weights)
+    @classmethod
+    def with_absolute_paths(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Some of the fields, with the path of the encoder's first weights made absolute."""
+        weights = fields.get("weights", "none")
+        whole = {} if weights in ("none", "imagenet") else {"weights": str(Path(weights).expanduser().absolute())}
+        return {**fields, **whole}
+
+    def find_sources(self) -> "CaptioningConfig":
+        """The same, with the path and the hash of the encoder's first weights, which are fetched if need be."""
+        file, weights_hash = weights_file(self.picture_encoder, self.weights, weights_hash=self.weights_hash)
+        if file is None:
+            return self
+        return dataclasses.replace(
+            self, **self.with_absolute_paths({"weights": self.weights}), weights_hash=weights_hash
+        )
 
     def without_sources(self) -> "CaptioningConfig":
         """The same, for a model whose weights come from a checkpoint: the encoder's first weights are not read."""
-        return dataclasses.replace(self, weights="none")
+        return dataclasses.replace(self, weights="none", weights_hash="")
 
 
 class Captioning(Family):
@@ -193,6 +210,10 @@ class Captioning(Family):
         **dict.fromkeys(("token_accuracy", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider"), "max"),
         **dict.fromkeys(("rouge_l", "rouge_l_precision", "rouge_l_recall", "rouge_l_f1"), "max"),
     }
+    # They count tokens: the vocabulary and the longest caption decide which.
+    measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
+        ("val_loss", "perplexity", "token_accuracy"), ("min_word_count", "max_tokens", "train_pictures")
+    )
 
     @classmethod
     def load(cls, config: CaptioningConfig, cache: str) -> Data:
@@ -221,6 +242,7 @@ class Captioning(Family):
         self.picture_encoder = build_encoder(
             config.picture_encoder,
             weights=config.weights,
+            weights_hash=config.weights_hash,
             picture_size=config.picture_size,
             features=config.features,
             cnn_width=config.cnn_width,

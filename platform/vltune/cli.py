@@ -134,6 +134,7 @@ def _parser() -> _Parser:
     promote.add_argument("--trial", metavar="UID", help="this trial instead of the best one")
     promote.add_argument("--as", dest="alias", default="champion", metavar="ALIAS", help="default: champion")
     promote.add_argument("--model", metavar="NAME", help="name of the registered model (default: the search's)")
+    promote.add_argument("--data", metavar="PATH", help="folder of the data set, if it has moved since")
     add("models", "list the promoted models", "vltune models")
     predict = add(
         "predict",

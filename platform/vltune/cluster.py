@@ -1,9 +1,13 @@
 """Where a search runs: a Ray of its own on this machine, or a cluster that is up; and how its room is shared."""
 
+import contextlib
 import math
 import os
+import platform
 import secrets
 import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,9 @@ from vltune.contract import BadInput, Unreachable
 
 SLOT_CPUS = 0.01
 """What Ray books for a slot's own actor, which only waits."""
+
+_CENTS = 100
+"""Ray's CPUs are shared out in hundredths."""
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -104,64 +111,186 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share(*, concurrent: int | None, workers: int, gpus_per_worker: float | None, threads: int | None = None) -> Shares:
-    """Divides the cluster's room; what is None is chosen.
+@dataclass(frozen=True)
+class _Host:
+    """A node that workers may run on."""
+
+    cpus: int
+    places: int
+    """So many workers at most: as many as its GPUs take, or one for each hundredth of its CPUs."""
+
+
+def wanted_gpus(gpus_per_worker: float | None, *, workers: int, there: float, joined: bool) -> float:
+    """GPUs of each worker; None: one, if there is one.
+
+    Args:
+        gpus_per_worker: what a person asked for.
+        workers: of each trial.
+        there: GPUs of this machine, or those that the cluster has now.
+        joined: whether it is a cluster, where more GPUs may come when they are asked for.
+
+    Raises:
+        BadInput: a GPU cannot be shared so; there are fewer, and no more will come; or nobody asked for that many.
+    """
+    each = float(there > 0) if gpus_per_worker is None else gpus_per_worker
+    if each % 1 and workers > 1:
+        raise BadInput(f"--gpus-per-worker {each:g} shares a GPU: that goes with --workers 1, not {workers}.")
+    if each * workers > there and gpus_per_worker is None:
+        where, more = ("the cluster", " now"), "--gpus-per-worker 1 to wait for more, or 0 to train on CPUs"
+        if not joined:
+            where, more = ("this machine", ""), "--gpus-per-worker 0 to train on CPUs"
+        raise BadInput(
+            f"--workers {workers} would take a GPU each, but {where[0]} has {there:g}{where[1]}: give {more}; with "
+            "--workers 1 a trial may also share one (--gpus-per-worker 0.5)."
+        )
+    if each * workers > there and not joined:
+        raise BadInput(
+            f"--workers {workers} with --gpus-per-worker {each:g} want {each * workers:g} GPUs for each trial, but "
+            f"this machine has {there:g}; ask for fewer, or join a cluster with --address auto."
+        )
+    return each
+
+
+def share(
+    *,
+    concurrent: int | None,
+    workers: int,
+    gpus_per_worker: float | None,
+    threads: int | None = None,
+    joined: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Shares:
+    """Divides the room of the nodes that are up; what is None is chosen.
+
+    What a worker books fits on a node with all others of the search beside it: a request that no node can meet would
+    wait for ever. A cluster that was joined may grow: GPUs that were asked for by name are waited for.
+
+    Args:
+        concurrent: trials at the same time.
+        workers: of each trial.
+        gpus_per_worker: may be a fraction with one worker.
+        threads: of each worker.
+        joined: whether this is a cluster that somebody else started.
+        say: hears what a person should know of the choice, in one line.
 
     Raises:
         BadInput: more is asked for than there is.
     """
     import ray
 
-    room = ray.cluster_resources()
-    cpus, gpus = int(room.get("CPU", 1)), room.get("GPU", 0.0)
-    each = (1.0 if gpus else 0.0) if gpus_per_worker is None else gpus_per_worker
-    if each % 1 and workers > 1:
-        raise BadInput(f"--gpus-per-worker {each:g} shares a GPU: that goes with --workers 1, not {workers}.")
-    if each * workers > gpus:
-        raise BadInput(f"{workers} x {each:g} GPUs are wanted for each trial, but the cluster has {gpus:g}.")
-    most = math.floor(gpus / (each * workers)) if each else None
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    each = wanted_gpus(gpus_per_worker, workers=workers, there=gpus, joined=joined)
+    if each:
+        hosts = [_Host(int(node.get("CPU", 0)), math.floor(node.get("GPU", 0.0) / each)) for node in nodes]
+    else:
+        hosts = [_Host(int(node.get("CPU", 0)), int(node.get("CPU", 0)) * _CENTS) for node in nodes]
+    hosts = [host for host in hosts if host.cpus and host.places]
+    cpus, places = sum(host.cpus for host in hosts), sum(host.places for host in hosts)
+    fitting = places // workers
     if concurrent is None:
-        concurrent = most or max(1, min(8, cpus // workers))
-    elif most is not None and concurrent > most:
+        concurrent = max(1, fitting if each else min(8, cpus // workers))
+    elif each and concurrent > fitting and not joined:
         raise BadInput(f"--concurrent {concurrent} trials want {concurrent * workers * each:g} GPUs of {gpus:g}.")
-    processes = concurrent * workers
-    threads = threads or max(1, cpus // processes)
-    free = (cpus - SLOT_CPUS * concurrent) / processes
-    return Shares(concurrent, workers, threads, math.floor(min(threads, free) * 100) / 100, each)
+    threads, booked = _divide(hosts, concurrent=concurrent, workers=workers, threads=threads)
+    if booked <= 0:
+        raise BadInput(
+            f"{concurrent} x {workers} workers at the same time are too many for {cpus} CPUs: ask for fewer."
+        )
+    if say is not None and each and concurrent > fitting:
+        say(
+            f"{concurrent * workers * each:g} GPUs are wanted, {each:g} for each worker, and the nodes that are up "
+            f"have room for {places * each:g}: workers wait for more nodes ({threads} threads each: --threads)."
+        )
+    elif say is not None and joined and not gpus and gpus_per_worker is None:
+        say("no node of the cluster has a GPU now: training on CPUs (--gpus-per-worker 1 waits for nodes with GPUs).")
+    return Shares(concurrent, workers, threads, booked, each)
+
+
+def _divide(hosts: Sequence[_Host], *, concurrent: int, workers: int, threads: int | None) -> tuple[int, float]:
+    """Threads of each worker, and the CPUs that it books."""
+    count = min(concurrent * workers, sum(host.places for host in hosts))
+    if not count:  # of nodes that will come nothing is known but that each has a processor
+        return threads or 1, 1.0
+    threads = threads or max(1, _largest([(host.cpus, host.places) for host in hosts], count))
+    # Nobody knows on which node a slot's own actor will be: room for all of them is left on each.
+    slots = round(SLOT_CPUS * _CENTS) * concurrent
+    most = _largest([(host.cpus * _CENTS - slots, host.places) for host in hosts], count)
+    return threads, min(threads * _CENTS, most) / _CENTS
+
+
+def _largest(rooms: Sequence[tuple[int, int]], count: int) -> int:
+    """The largest size of which ``count`` pieces fit into rooms of (size, most pieces); 0 if none does."""
+    sizes = {room // pieces for room, most in rooms for pieces in range(1, min(count, most) + 1)}
+    fitting = (s for s in sizes if s > 0 and sum(min(most, max(0, room) // s) for room, most in rooms) >= count)
+    return max(fitting, default=0)
+
+
+@contextmanager
+def shared_mark(storage: Path) -> Iterator[Path]:
+    """Keeps a file in the storage while a search runs, by which nodes that join later are known to see it.
+
+    Raises:
+        BadInput: the storage cannot be written.
+    """
+    mark = storage.absolute() / f".shared-{uuid.uuid4().hex}"
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        raise BadInput(f"--storage {storage} cannot be written ({error.strerror}); choose another.") from error
+    try:
+        yield mark
+    finally:
+        with contextlib.suppress(OSError):  # left behind, it harms nobody
+            mark.unlink()
+
+
+def sees(mark: str | Path) -> None:
+    """Makes sure, on the node that asks, that this node sees the storage in which the mark lies.
+
+    Raises:
+        BadInput: it does not: what it trained would be lost.
+    """
+    if not Path(mark).exists():
+        raise BadInput(
+            f"the folder {Path(mark).parent} is not shared with the node {platform.node()}: give --storage a folder on "
+            "a file system that all nodes mount."
+        )
 
 
 def check_shared(storage: Path) -> None:
-    """Makes sure that every node sees the storage folder.
+    """Makes sure that every node that is up sees the storage folder.
 
     Raises:
         BadInput: one does not: checkpoints would stay where nobody finds them.
     """
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    storage = storage.absolute()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1:
         return
-    mark = storage / f".shared-{uuid.uuid4().hex}"
-    mark.touch()
-    try:
-        look = ray.remote(num_cpus=0)(_exists)
-        found = [
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                str(mark)
-            )
-            for node in nodes
-        ]
-        seen = ray.get(found)
-    finally:
-        mark.unlink(missing_ok=True)
-    blind = [node["NodeManagerAddress"] for node, sees in zip(nodes, seen, strict=True) if not sees]
+    blind = []
+    with shared_mark(storage) as mark:
+        look = ray.remote(num_cpus=0)(os.path.exists)
+        asked = []
+        for node in nodes:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked.append(look.options(scheduling_strategy=there).remote(str(mark)))
+        for node, answer in zip(nodes, asked, strict=True):
+            try:
+                found = ray.get(answer)
+            except RayError:
+                if any(other["Alive"] for other in ray.nodes() if other["NodeID"] == node["NodeID"]):
+                    raise
+                continue  # a node that has gone meanwhile trains nothing
+            if not found:
+                blind.append(node["NodeManagerAddress"])
     if blind:
         raise BadInput(
             f"the folder {storage} is not shared with {len(blind)} of {len(nodes)} nodes ({', '.join(blind[:3])}): "
             "give --storage a folder on a file system that all nodes mount."
         )
-
-
-def _exists(path: str) -> bool:
-    return Path(path).exists()

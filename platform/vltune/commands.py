@@ -166,6 +166,7 @@ def promote(arguments: Namespace, screen: Screen) -> int:
         uid=arguments.trial,
         name=arguments.model,
         alias=arguments.alias,
+        data=arguments.data,
         families=_families(arguments),
         say=screen.say,
     )

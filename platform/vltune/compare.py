@@ -5,7 +5,7 @@ import dataclasses
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ BEST, BEST_OF_GROUP = "●", "○"
 """Marks of the best value of a column, in the whole table and among the rows of a group."""
 
 _COMPETING = ("finished", "stopped", "pruned")
-_NOT_PARAMETERS = ("data", "data_hash", "objective", "epochs")
-"""Fields that make no column of their own: equal in all rows, or, as the epochs, told by another column."""
+_NOT_PARAMETERS = ("data", "objective", "epochs")
+"""Fields that make no column of their own: equal in all rows, or, as the epochs and all hashes, told by another one."""
 
 _ERROR_LENGTH = 80
 
@@ -71,6 +71,7 @@ def table_of(
     sort_by: str = "",
     split: str = "validation",
     notes: Sequence[str] = (),
+    measured_by: Mapping[str, Sequence[str]] | None = None,
     parameters: Literal["auto", "all", "none"] = "auto",
 ) -> Table:
     """Puts trials of one search, or of several on the same data, into a table.
@@ -78,12 +79,14 @@ def table_of(
     Args:
         objective: the metric that the improvement is measured by, and that sorts unless ``sort_by`` does.
         directions: the family's metrics, and which way each is better.
-        base_row: name of the row that the improvement is measured against; empty: no such column.
+        base_row: name of the row that the improvement is measured against; empty: no such column. Of several rows
+            with this name the first one counts.
         group_by: field of the configuration; the best row of each of its values is marked.
         columns: metrics to show; empty: the objective and ``val_loss``.
         sort_by: metric that orders the rows. Rows without a finite value come last.
         split: what the metrics were computed on.
         notes: lines for under the table.
+        measured_by: metric -> fields that change what it measures; where rows differ in them, a note says so.
         parameters: columns for the configuration's fields in which rows differ: ``auto`` leaves them out where every
             row has a name.
 
@@ -100,12 +103,12 @@ def table_of(
     if group_by:
         lookup(rows[0].config, group_by, "field to group by")
 
+    base, base_note = _base(rows, base_row, objective)  # before they are sorted
     key = sort_by or objective
     rows = sorted(rows, key=lambda row: _rank(row.metrics.get(key, math.nan), directions[key]))
     differing = _differing(rows)
     if parameters == "none" or (parameters == "auto" and all(row.name for row in rows)):
         differing = [name for name in differing if name == group_by]
-    base, base_note = _base(rows, base_row, objective)
     shared = _shared(rows)
     remarks = [_remarks(row, shared) for row in rows]
     heads = [Column("name", "name", "label"), *(Column(name, name, "parameter") for name in differing)]
@@ -128,9 +131,9 @@ def table_of(
         TableRow(row.uid, row.run, row.state, cells(row, remark)) for row, remark in zip(rows, remarks, strict=True)
     )
     marks = _marks(rows, metrics, directions, group_by)
-    return Table(
-        tuple(heads), table, marks, (*_facts(rows, split, marks, group_by), *_everywhere(shared), *base_note, *notes)
-    )
+    unlike = _unlike(rows, dict.fromkeys((*metrics, objective, key)), measured_by or {})
+    facts = _facts(rows, split, marks, group_by)
+    return Table(tuple(heads), table, marks, (*facts, *_everywhere(shared), *base_note, *unlike, *notes))
 
 
 def improvement(value: float, base: float, direction: Direction) -> float | None:
@@ -173,7 +176,7 @@ def _rank(value: float, direction: Direction) -> tuple[bool, float]:
 
 def _differing(rows: Sequence[RunRow]) -> list[str]:
     """Fields in which rows differ; one that only repeats what a searched field says is left out."""
-    names = [name for name in rows[0].config if name not in _NOT_PARAMETERS]
+    names = [name for name in rows[0].config if name not in _NOT_PARAMETERS and not name.endswith("_hash")]
     values = {name: tuple(repr(row.config[name]) for row in rows) for name in names}
     searched = {name for row in rows for name in row.searched}
     said = {values[name] for name in searched if name in values}
@@ -183,12 +186,32 @@ def _differing(rows: Sequence[RunRow]) -> list[str]:
 def _base(rows: Sequence[RunRow], base_row: str, objective: str) -> tuple[float | None, list[str]]:
     if not base_row:
         return None, []
-    note = f"% over base: how much better {objective} is than that of {base_row}."
-    for row in rows:
+    named = [row for row in rows if row.name == base_row]
+    for row in named:
         value = row.metrics.get(objective, math.nan)
-        if row.name == base_row and math.isfinite(value):
-            return value, [note]
+        if math.isfinite(value):
+            which = f"{base_row} of the run {row.run}" if len(named) > 1 else base_row
+            return value, [f"% over base: how much better {objective} is than that of {which}."]
     return None, [f"No improvement is shown: the base row {base_row} is not here or has no {objective}."]
+
+
+def _unlike(rows: Sequence[RunRow], metrics: Iterable[str], measured_by: Mapping[str, Sequence[str]]) -> list[str]:
+    """Metrics that measure something else in one row than in another, a note for each reason."""
+    reasons: dict[tuple[str, ...], list[str]] = {}
+    for metric in metrics:
+        fields = measured_by.get(metric, ())
+        differ = tuple(name for name in fields if len({repr(row.config.get(name)) for row in rows}) > 1)
+        if differ:
+            reasons.setdefault(differ, []).append(metric)
+    return [
+        f"Rows differ in {_listed(fields)}, which changes what {_listed(names)} "
+        f"{'measures' if len(names) == 1 else 'measure'}: they compare only between rows that are equal in that."
+        for fields, names in reasons.items()
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _shared(rows: Sequence[RunRow]) -> list[str]:

@@ -172,6 +172,23 @@ class TrialConfig:
         values: dict[str, Any] = {key: float(v) if known[key] is float else v for key, v in fields.items()}
         return cls(**values)
 
+    @classmethod
+    def with_absolute_paths(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Some of the fields, with the paths of files beside the data made absolute.
+
+        A search may be resumed in another folder, and its workers run in theirs.
+        """
+        return dict(fields)
+
+    def find_sources(self) -> Self:
+        """The same, with the paths and hashes of the files that it names beside its data, such as first weights.
+
+        Raises:
+            NotFound: there is no such file.
+            BadInput: it can neither be read nor fetched, or is not what was recorded.
+        """
+        return self
+
     def without_sources(self) -> Self:
         """The same, for a model whose weights come from a checkpoint: nothing outside it is read."""
         return self
@@ -195,7 +212,7 @@ class Sample:
 
     id: str
     picture: np.ndarray | None
-    """uint8, (height, width, 3), RGB."""
+    """uint8, (height, width, 3), RGB. It may be decoded when it is first asked for: who wants captions, asks not."""
     captions: tuple[str, ...]
 
 
@@ -250,6 +267,8 @@ class Family(torch.nn.Module, ABC):
     Config: ClassVar[type[TrialConfig]]
     metrics: ClassVar[Mapping[str, Direction]]
     """Every metric that ``score`` returns, and which way is better."""
+    measured_by: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Metric -> fields that change what it measures. Trials in which they differ do not compare by it."""
 
     @classmethod
     @abstractmethod

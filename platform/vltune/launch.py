@@ -4,6 +4,7 @@ Each function takes the parsed arguments and a ``Screen``, returns the exit code
 """
 
 import dataclasses
+import re
 import sys
 import time
 from argparse import Namespace
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from vltune.search import Options
 
 SOME_TRIALS_FAILED = 5
+_LONGEST_NAME = 64
+_RERUN = re.compile(r"-again(-\d+)?-\d+$")
+"""What a rerun adds to the uid of the trial that it repeats, up to the end of its own uid."""
 
 
 def search(arguments: Namespace, screen: Screen) -> int:
@@ -38,20 +42,23 @@ def search(arguments: Namespace, screen: Screen) -> int:
 def train(arguments: Namespace, screen: Screen) -> int:
     """Trains one configuration."""
     from search_spaces import SEARCHES
-    from vltune.space import load_search, parse_pins
+    from vltune.space import check_effect, load_search, parse_pins
 
     found = load_search(arguments.search, SEARCHES)
     pins = parse_pins(arguments.set, found.family.Config)
     name = arguments.row or found.base_row
     row = {name: dict(lookup(found.rows, name, f"row of {found.name}"))} if name else {"train": {}}
+    if name:
+        check_effect(found, name, pins)
     found = dataclasses.replace(found, num_trials=1, pruner="none")
-    wanted = _free_name(arguments, f"{found.name}-train") if arguments.name is None else arguments.name
+    wanted = _free_name(arguments, found.name, "train") if arguments.name is None else arguments.name
     return _launch(found, arguments, screen, space=arguments.search, name=wanted, pins=pins, rows=row)
 
 
 def rerun(arguments: Namespace, screen: Screen) -> int:
     """Trains a trial again from its record."""
     from vltune.ledger import Ledger
+    from vltune.space import record_pins
 
     ledger = Ledger.existing(arguments.storage)
     trial = ledger.trial(arguments.uid)
@@ -59,21 +66,23 @@ def rerun(arguments: Namespace, screen: Screen) -> int:
     if not trial.config:
         raise BadInput(f"the trial {trial.uid} was never configured ({trial.error}): there is nothing to train again.")
     found = dataclasses.replace(_same_search(record), num_trials=1, pruner="none")
-    pins = dict(trial.config)
+    pins = record_pins(found, trial.config)
     arguments.data = arguments.data or pins["data"]
     arguments.workers, arguments.threads = record.workers, record.threads
     arguments.gpus_per_worker = record.gpus_per_worker
-    row = {f"{trial.row or trial.uid} again": {}}
+    row = {f"{(trial.row or trial.uid).removesuffix(' again')} again": {}}
     del pins["data"]  # its hash is pinned; the folder may have moved
-    wanted = _free_name(arguments, f"{trial.uid}-again")
+    wanted = _free_name(arguments, _RERUN.sub("", trial.uid), "again")
     return _launch(found, arguments, screen, space=record.space, name=wanted, pins=pins, rows=row)
 
 
-def _free_name(arguments: Namespace, name: str) -> str:
+def _free_name(arguments: Namespace, stem: str, ending: str) -> str:
+    """A name that no run has, ``stem-ending`` or ``stem-ending-2`` and so on."""
     from vltune.ledger import Ledger
     from vltune.search import run_name
 
-    return run_name(Ledger.of(arguments.storage), name)
+    room = _LONGEST_NAME - len(f"-{ending}-9999")
+    return run_name(Ledger.of(arguments.storage), f"{stem[:room]}-{ending}")
 
 
 def resume(arguments: Namespace, screen: Screen) -> int:
@@ -144,11 +153,13 @@ def _launch(
 ) -> int:
     """Checks everything that can be checked before Ray starts, then runs."""
     from vltune.ledger import Ledger, SearchRecord
-    from vltune.preflight import check_room, check_run_name, check_samples, find_sources
+    from vltune.preflight import check_room, check_run_name, check_samples
     from vltune.search import run_name, versions
     from vltune.space import check, example
 
     options = _options(arguments)
+    located = found.family.Config.with_absolute_paths
+    pins, rows = located(pins), {key: located(row) for key, row in rows.items()}
     found = dataclasses.replace(found, rows=rows, base_row=found.base_row if found.base_row in rows else "")
     check_run_name(found.name if name is None else name)
     configs = check(found, pins=pins)
@@ -162,7 +173,8 @@ def _launch(
     ledger = Ledger.of(arguments.storage)
     if name is not None and name in {record.name for record in ledger.searches()}:
         raise BadInput(f"there is a run {name!r} already: take another --name, or `vltune resume {name}`.")
-    find_sources(configs)
+    for config in configs:
+        config.find_sources()
     data = arguments.data or _scenes(arguments.storage, screen)
     data = str(Path(data).expanduser().absolute())
     config = dataclasses.replace(example(found, pins=pins), data=data)
@@ -184,6 +196,7 @@ def _launch(
         question=found.question,
         family=found.family.name,
         metrics=dict(found.family.metrics),
+        measured_by={metric: list(fields) for metric, fields in found.family.measured_by.items()},
         objective=objective,
         direction=direction,
         num_trials=found.num_trials,
@@ -193,7 +206,7 @@ def _launch(
         pins=pins,
         data=data,
         data_hash=opened.hash,
-        rows={key: dict(value) for key, value in rows.items()},
+        rows=rows,
         base_row=found.base_row,
         group_by=found.group_by,
         columns=found.columns,

@@ -80,7 +80,7 @@ class Event:
     sequence: int
     search: str
     uid: str
-    """The trial's."""
+    """The trial's; of ``summary`` the search's name and a slash."""
     kind: str
     """``started``, ``epoch``, ``ended``, or ``summary`` for the search itself."""
     time: float
@@ -130,6 +130,8 @@ class SearchRecord:
     family: str
     metrics: dict[str, Direction]
     """The family's metrics, and which way each is better."""
+    measured_by: dict[str, list[str]] = field(default_factory=dict)
+    """Metric -> fields that change what it measures."""
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The named rows that run first."""
     base_row: str = ""

@@ -1,23 +1,14 @@
-"""What can be known to fail before Ray starts and anything is written down: names, room, files beside the data."""
+"""What can be known to fail before Ray starts and anything is written down: names, room, numbers of pictures."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
 
+from vltune.cluster import wanted_gpus
 from vltune.contract import BadInput, TrialConfig
 from vltune.space import SEARCH_NAME
 
 RESERVED = ("artifacts", "cache", "locks", "models", "scenes")
 """Folders of the storage that are no run's."""
 _FILES = ("ledger.db", "mlflow.db")
-
-
-@runtime_checkable
-class WithSources(Protocol):
-    """A configuration that names files beside the data, such as first weights."""
-
-    def find_sources(self) -> None:
-        """Raises BadInput if one of them is neither there nor to be had."""
-        ...
 
 
 def check_run_name(name: str) -> None:
@@ -48,16 +39,9 @@ def check_room(
         here: GPUs of this machine; None where a cluster will be joined, whose room is not known yet.
 
     Raises:
-        BadInput: a GPU cannot be shared so, or is not there; a batch that does not reach all workers.
+        BadInput: a GPU cannot be shared so, is not there or not asked for; a batch that does not reach all workers.
     """
-    wanted = gpus_per_worker or 0.0
-    if wanted % 1 and workers > 1:
-        raise BadInput(f"--gpus-per-worker {wanted:g} shares a GPU: that goes with --workers 1, not {workers}.")
-    if here is not None and wanted * workers > here:
-        raise BadInput(
-            f"--workers {workers} with --gpus-per-worker {wanted:g} want {wanted * workers:g} GPUs for each trial, but "
-            f"this machine has {here}; ask for fewer, or join a cluster with --address auto."
-        )
+    wanted_gpus(gpus_per_worker, workers=workers, there=here or 0, joined=here is None)
     for config in configs:
         if config.precision == "fp16" and (gpus_per_worker == 0 or not (here is None or here)):
             raise BadInput("precision='fp16' needs GPUs, and each worker has none: take float32 or bf16.")
@@ -77,15 +61,3 @@ def check_samples(configs: Iterable[TrialConfig], *, training: Sequence[object],
                 f"train_pictures={config.train_pictures} is more than the {len(training)} of the training split of "
                 f"{data}; set it lower, or to 0 for all."
             )
-
-
-def find_sources(configs: Iterable[TrialConfig]) -> None:
-    """Makes sure that the files which configurations name beside their data are there.
-
-    Raises:
-        NotFound: there is no such file.
-        BadInput: it can neither be read nor fetched.
-    """
-    for config in configs:
-        if isinstance(config, WithSources):
-            config.find_sources()

@@ -1,5 +1,6 @@
 """From a finished trial to a registered model, and from a registered model to predictions."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -7,12 +8,12 @@ from pathlib import Path
 
 from vltune import checkpoints
 from vltune.checkpoints import Corrupt
-from vltune.contract import BadInput, Family, NotFound, Record, Sample, lookup
+from vltune.contract import BadInput, Family, NotFound, Record, Sample
 from vltune.ledger import Ledger, TrialRecord
 from vltune.registry import Model, Registry, check_names
 from vltune.summary import best_report, best_trial, checkpoint_folder, trial_folder
 from vltune.tracking import Tracker
-from vltune.train import evaluate
+from vltune.train import evaluate, predict
 
 BATCH = 32
 
@@ -24,6 +25,7 @@ def promote(
     uid: str | None,
     name: str | None,
     alias: str,
+    data: str | None,
     families: Mapping[str, type[Family]],
     say: Callable[[str], None],
 ) -> tuple[Model, dict[str, float]]:
@@ -35,11 +37,12 @@ def promote(
         uid: a trial of the run.
         name: of the registered model; None: the search's.
         alias: the name that points to this version from now on.
+        data: folder of the data set, where it has moved since the trial was trained.
         families: where the model's class is found.
         say: hears what is being done.
 
     Raises:
-        NotFound: there is no such run or trial.
+        NotFound: there is no such run or trial, or the data is not where it was.
         BadInput: the trial has no finished model, or its data is not what it was.
         Unreachable: MLflow does not answer.
     """
@@ -52,11 +55,15 @@ def promote(
     if trial.state not in ("finished", "pruned"):
         raise BadInput(f"the trial {trial.uid} is {trial.state}: only a trial that came to its end is promoted.")
     tracker = Tracker(storage)
-    run_id = tracker.find_run(trial.uid)
-    if run_id is None:
+    parent = tracker.find_parent(record.uid, search=record.search)
+    run_id = parent and tracker.find_run(trial.uid, parent=parent)
+    if not run_id:
         raise BadInput(f"MLflow has no run of {trial.uid} yet: `vltune resume {run}` sends what waits.")
-    folder = _model_folder(storage, ledger, trial)
-    scores = _test_scores(folder, families, cache=storage.absolute() / "cache", say=say)
+    try:
+        folder = _model_folder(storage, ledger, trial)
+        scores = _test_scores(folder, families, data=data, cache=storage.absolute() / "cache", say=say)
+    except Corrupt as error:
+        raise BadInput(f"the checkpoint of {trial.uid} is not sound: {error}.") from error
     model = Registry(tracker).promote(
         folder,
         name=name or record.search,
@@ -80,35 +87,37 @@ def _model_folder(storage: Path, ledger: Ledger, trial: TrialRecord) -> Path:
     if best is None:
         raise BadInput(f"the trial {trial.uid} has no checkpoint: nothing can be promoted.")
     source, target = checkpoint_folder(storage, trial, best), trial_folder(storage, trial) / "model"
-    if not (target / checkpoints.MANIFEST).exists():
-        try:
-            checkpoints.verify(source)
-        except Corrupt as error:
-            raise BadInput(f"the checkpoint of {trial.uid} is not sound: {error}.") from error
+    made = (target / checkpoints.MANIFEST).exists()
+    folder = target if made else source
+    names = checkpoints.model_files(folder, checkpoints.read_record(folder))
+    checkpoints.verify(folder, required=names)
+    if not made:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        assets = checkpoints.read_record(source)["assets"]
-        for name in (checkpoints.MODEL, checkpoints.CONFIG, *assets):
+        for name in names:
             shutil.copyfile(source / name, target / name)
         checkpoints.seal(target)
     return target
 
 
 def _test_scores(
-    folder: Path, families: Mapping[str, type[Family]], *, cache: Path, say: Callable[[str], None]
+    folder: Path, families: Mapping[str, type[Family]], *, data: str | None, cache: Path, say: Callable[[str], None]
 ) -> dict[str, float]:
     """The test split is read once for each model: promoting it again takes the scores from the file."""
     file = folder.parent / "test_scores.json"
     if file.exists():
         return json.loads(file.read_text())
     model, config = checkpoints.read_model(folder, families)
-    data = lookup(families, model.name, "model family").load(config, str(cache))
-    if data.hash != config.data_hash:
+    place = config.data if data is None else str(Path(data).expanduser().absolute())
+    if not Path(place).exists():
+        raise NotFound(f"the data is not at {place}: give the folder where it lies now with --data.")
+    opened = type(model).load(dataclasses.replace(config, data=place), str(cache))
+    if opened.hash != config.data_hash:
         raise BadInput(
-            f"{config.data} has changed since the trial was trained: its content hash is {data.hash[:12]}…, not "
-            f"{config.data_hash[:12]}…; the test split cannot be trusted."
+            f"{place} is not what the trial was trained on: its content hash is {opened.hash[:12]}…, not "
+            f"{config.data_hash[:12]}…; give the folder of the unchanged data with --data."
         )
-    split = data.splits["test"]
+    split = opened.splits["test"]
     say(f"scoring {len(split)} test samples")
     scores, _ = evaluate(model, split, batch_size=min(config.batch_size, BATCH))
     draft = file.with_suffix(".draft")
@@ -136,14 +145,4 @@ def load_promoted(storage: Path, reference: str, *, families: Mapping[str, type[
 
 def predict_samples(model: Family, samples: Sequence[Sample]) -> list[Record]:
     """What a model says of new samples, in their order."""
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device)
-    records: list[Record] = []
-    with torch.no_grad():
-        for start in range(0, len(samples), BATCH):
-            batch = model.collate(samples[start : start + BATCH], None)
-            batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-            records += model.predict(batch)
-    return records
+    return predict(model, samples, batch_size=BATCH)

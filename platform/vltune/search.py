@@ -146,6 +146,8 @@ def _cluster(options: Options, display: Display) -> Iterator[cluster.Shares]:
             workers=options.workers,
             gpus_per_worker=options.gpus_per_worker,
             threads=options.threads,
+            joined=options.address is not None,
+            say=display.say,
         )
     finally:
         with SIGNALS.undisturbed():
@@ -370,6 +372,7 @@ class _Driver:
                     row=self.record.rows[row] if row else None,
                     pins=self.record.pins,
                     defaults={"data": self.record.data, "data_hash": self.record.data_hash, "seed": self.record.seed},
+                    sources=True,
                 )
             except BadInput as error:
                 added = self._enter(trial.number, row, config={})

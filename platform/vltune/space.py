@@ -41,6 +41,7 @@ def resolve(
     row: Mapping[str, Any] | None = None,
     pins: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    sources: bool = False,
 ) -> Resolved:
     """The configuration of one trial.
 
@@ -48,17 +49,20 @@ def resolve(
         search: whose ``define`` is called.
         trial: Optuna's trial, or None where the row or the pins say everything.
         row: one of ``search.rows``; it must say all that ``define`` asks for, and may replace further fields.
-        pins: constants, or a stored record; those that no branch of ``define`` asks for replace fields.
+        pins: constants, or a record's (``record_pins``); those that no branch of ``define`` asks for replace fields.
         defaults: fields for which neither ``define``, nor the row, nor a pin has a word, such as ``data``.
             The objective is the search's unless given here.
+        sources: find the files that the configuration names beside its data, and say what they hold.
 
     Raises:
-        BadInput: a key that nobody knows, a parameter that the row leaves open, a rule of the configuration broken.
+        BadInput: a key that nobody knows, a parameter that the row leaves open, a rule of the configuration broken,
+            a file that is not there.
     """
     name = next((n for n, r in search.rows.items() if r is row or r == row), "of this trial") if row is not None else ""
     proxy = PinnedTrial(trial, pins=pins, row=row, strict=row is not None, row_name=name)
     with _at(search, name):
-        return _resolved(search, proxy, defaults or {})
+        resolved = _resolved(search, proxy, defaults or {})
+        return dataclasses.replace(resolved, config=resolved.config.find_sources()) if sources else resolved
 
 
 def _resolved(search: Search, proxy: PinnedTrial, defaults: Mapping[str, Any]) -> Resolved:
@@ -96,6 +100,35 @@ def example(search: Search, *, pins: Mapping[str, Any] | None = None) -> TrialCo
         return _resolved(search, proxy, {}).config
 
 
+def record_pins(search: Search, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The pins that make a trial's configuration again: its fields, less the parameters of branches it did not take.
+
+    Raises:
+        BadInput: the record lacks what ``define`` asks for.
+    """
+    proxy = PinnedTrial(None, pins=record)
+    with _at(search):
+        search.define(proxy)
+    elsewhere = _names(search.define) - proxy.asked.keys()
+    return {key: value for key, value in record.items() if key not in elsewhere}
+
+
+def check_effect(search: Search, row: str, pins: Mapping[str, Any]) -> None:
+    """Checks that a configuration that is trained alone has what was set for it.
+
+    Raises:
+        BadInput: a parameter was set that this configuration is not asked for.
+    """
+    fields = resolve(search, None, row=search.rows[row], pins=pins).config.fields()
+    for key, value in pins.items():
+        if fields[key] != value:
+            when = next((p.condition for p in describe(search).parameters if p.name == key), "")
+            raise BadInput(
+                f"--set {key}={plain_text(value)} has no effect on row {row!r} of {search.name}: {key} is asked for "
+                f"{when or 'elsewhere'}; leave it out, or set the others too."
+            )
+
+
 @functools.cache
 def _names(define: Callable[[Any], TrialConfig]) -> frozenset[str]:
     """Names of the parameters of all branches."""
@@ -128,6 +161,8 @@ def parse_pins(texts: Sequence[str], config: type[TrialConfig]) -> dict[str, Any
             raise BadInput(f"--set {text}: write it as key=value.")
         if key not in known:
             raise BadInput(f"--set {text}: unknown key {key!r} for {config.__qualname__}{nearest(key, known)}")
+        if key in ("data", "data_hash"):
+            raise BadInput(f"--set {text}: the data cannot be set so; give the folder with --data.")
         if key in pins:
             raise BadInput(f"--set {text}: {key!r} is set twice; give it once.")
         pins[key] = _parsed(key, value, known[key])
@@ -294,6 +329,14 @@ def check(search: Search, *, pins: Mapping[str, Any] | None = None) -> list[Tria
             idle = asked & row.keys() - proxy.asked.keys()
             if idle and not pins:
                 raise BadInput(f"{min(idle)!r} is not asked with the row's other values; remove it from the row.")
+    objective = (pins or {}).get("objective", search.objective)
+    with _at(search):
+        for config in (*configs, *(config for _, config in runs)):
+            if config.objective != objective:
+                raise BadInput(
+                    f"define or a row says objective={config.objective!r}, but the search is after {objective!r}; "
+                    "leave it out there: a search has one objective."
+                )
     return configs + [config for _, config in runs if search.num_trials > len(search.rows)]
 
 

@@ -78,6 +78,7 @@ def table(ledger: Ledger, runs: Sequence[str], *, sort_by: str = "") -> Table:
         group_by=first.group_by,
         columns=first.columns,
         sort_by=sort_by,
+        measured_by=first.measured_by,
         notes=[*notes, *_shared_notes(rows)],
     )
 

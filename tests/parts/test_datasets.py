@@ -1,5 +1,6 @@
 """Opening a folder: what is refused, how it is split, hashed and cached, on generated and on real pictures."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -222,6 +223,29 @@ def test_above_the_limit_pictures_are_decoded_when_read(tmp_path: Path) -> None:
     for one, other in zip(read.splits["train"], kept.splits["train"], strict=True):
         assert one.id == other.id
         np.testing.assert_array_equal(one.picture, other.picture)
+
+
+def test_captions_cost_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = _flickr(tmp_path / "d", list(range(10)))
+    split = _open(root, tmp_path, max_cache_bytes=1000).splits["train"]
+    decoded = []
+    monkeypatch.setattr(datasets, "read_picture", lambda path, *, size: decoded.append(path) or np.zeros((size,) * 2))
+    sample = split[0]
+    assert [s.captions for s in split[:]] == [s.captions for s in split]
+    assert decoded == []
+    assert sample.picture is sample.picture is not None
+    assert len(decoded) == 1
+
+
+def test_a_stored_sample_is_a_sample(tmp_path: Path) -> None:
+    stored = _open(_flickr(tmp_path / "d", list(range(10))), tmp_path).splits["train"][0]
+    assert [f.name for f in dataclasses.fields(stored)] == ["id", "picture", "captions"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        stored.id = "other"  # type: ignore[misc]
+    for copy in (dataclasses.replace(stored, captions=("else",)), pickle.loads(pickle.dumps(stored))):
+        assert copy.id == stored.id
+        np.testing.assert_array_equal(copy.picture, stored.picture)
+    assert dataclasses.replace(stored, captions=("else",)).captions == ("else",)
 
 
 def test_a_full_disk_counts_as_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

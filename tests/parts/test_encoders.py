@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from trainables.parts.encoders import ENCODERS, Encoder, build_encoder, freeze
+from trainables.parts.encoders import ENCODERS, Encoder, build_encoder, freeze, weights_file
 from vltune.contract import BadInput, NotFound
 
 torch.set_num_threads(1)
@@ -326,6 +327,19 @@ def test_unknown_names_are_refused() -> None:
         build("resnet18", weights="there.pth")
     with pytest.raises(BadInput, match="weights=imagenet does not exist for picture_encoder='cnn'"):
         build("cnn", weights="imagenet")
+
+
+def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.pth"
+    torch.save(reference("resnet18").state_dict(), file)
+    found, digest = weights_file("resnet18", str(file))
+    assert (found, digest) == (file, hashlib.sha256(file.read_bytes()).hexdigest())
+    build("resnet18", weights=str(file), weights_hash=digest)
+    torch.save({k: v + 1 for k, v in reference("resnet18").state_dict().items()}, file)
+    os.utime(file, (1, 1))  # another time, whatever the grain of the clock
+    with pytest.raises(BadInput, match=r"own\.pth has changed since the trial was recorded") as caught:
+        build("resnet18", weights=str(file), weights_hash=digest)
+    assert "\n" not in str(caught.value)
 
 
 def test_imagenet_weights_are_checked_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

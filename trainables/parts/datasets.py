@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -54,6 +54,25 @@ class PictureFiles(Sequence[np.ndarray]):
         return read_picture(self._paths[index], size=self._size)
 
 
+class StoredSample(Sample):
+    """A sample whose picture is read when it is first asked for: captions alone cost no decoding."""
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - as the field is called
+        picture: np.ndarray | Callable[[], np.ndarray] | None,
+        captions: tuple[str, ...],
+    ) -> None:
+        # Past the lock of a frozen dataclass, as its own __init__ does it.
+        vars(self).update(id=id, captions=captions)
+        vars(self)["_read" if callable(picture) else "picture"] = picture
+
+    @cached_property
+    def picture(self) -> np.ndarray | None:
+        """uint8, (height, width, 3), RGB."""
+        return vars(self)["_read"]()
+
+
 class Split(Sequence[Sample]):
     """The samples of one split, in the order of their ids."""
 
@@ -71,7 +90,7 @@ class Split(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         entry = self._entries[index]
-        return Sample(entry.id, self._pictures[self._rows[index]], entry.captions)
+        return StoredSample(entry.id, partial(self._pictures.__getitem__, self._rows[index]), entry.captions)
 
 
 def open_folder(

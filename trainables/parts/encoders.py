@@ -18,7 +18,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from trainables.parts.imagenet import imagenet_file
-from vltune.checkpoints import read_foreign_weights
+from vltune.checkpoints import read_foreign_weights, sha256
 from vltune.contract import BadInput, NotFound, lookup
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -111,6 +111,7 @@ def build_encoder(
     name: str,
     *,
     weights: str,
+    weights_hash: str = "",
     picture_size: int,
     features: str,
     cnn_width: int,
@@ -124,6 +125,7 @@ def build_encoder(
 
     Args:
         weights: ``none`` (random), ``imagenet``, or the path of a state dict: ``.pth`` or ``.safetensors``.
+        weights_hash: SHA-256 that the weights' file must have; empty: any.
         picture_size: side of the pictures that it will see, in pixels.
         features: ``grid`` or ``pooled``.
         cnn_width: for ``cnn``, channels of the first convolution; doubled in each of the next three.
@@ -144,7 +146,7 @@ def build_encoder(
             f"it needs at least {architecture.smallest}; {architecture.native} is its native size."
         )
     lookup(FEATURES, features, "features")
-    file, sha256_prefix = weights_file(name, weights)
+    file, _ = weights_file(name, weights, weights_hash=weights_hash)
     body = architecture.build(
         cnn_width=cnn_width,
         cnn_extra_layers=cnn_extra_layers,
@@ -160,7 +162,7 @@ def build_encoder(
         gradient_checkpointing=gradient_checkpointing,
     )
     if file is not None:
-        _load(encoder, read_foreign_weights(file, sha256_prefix=sha256_prefix), name=name, file=file)
+        _load(encoder, read_foreign_weights(file), name=name, file=file)
     return encoder
 
 
@@ -248,15 +250,38 @@ def _statistics_kept(stage: nn.Module) -> Iterator[None]:
             setattr(layer, name, buffer)
 
 
-def weights_file(name: str, weights: str) -> tuple[Path | None, str | None]:
-    """The file of an encoder's first weights, downloaded if need be, and how its hash begins if that is known.
+def weights_file(name: str, weights: str, *, weights_hash: str = "") -> tuple[Path | None, str]:
+    """The file of an encoder's first weights, downloaded if need be, and its SHA-256.
 
     Raises:
         NotFound: there is no such file.
-        BadInput: ImageNet weights do not exist for this encoder, or cannot be downloaded.
+        BadInput: ImageNet weights do not exist for this encoder, cannot be downloaded or are damaged; the file is not
+            the one that ``weights_hash`` was taken of.
     """
+    file, prefix = _weights_file(name, weights)
+    if file is None:
+        return None, ""
+    status = file.stat()
+    found = _sha256(file.absolute(), status.st_size, status.st_mtime_ns)
+    if not found.startswith(prefix):
+        raise BadInput(f"{file} has SHA-256 {found[:12]}…, expected {prefix}…; remove it and fetch it again.")
+    if weights_hash and found != weights_hash:
+        raise BadInput(
+            f"{file} has changed since the trial was recorded: its SHA-256 is {found[:12]}…, not "
+            f"{weights_hash[:12]}…; put the old file back, or train a new trial."
+        )
+    return file, found
+
+
+@functools.cache
+def _sha256(file: Path, size: int, changed: int) -> str:  # noqa: ARG001 - a file with others is another one
+    return sha256(file)
+
+
+def _weights_file(name: str, weights: str) -> tuple[Path | None, str]:
+    """The file, and how its hash must begin."""
     if weights == "none":
-        return None, None
+        return None, ""
     if weights == "imagenet":
         known = ENCODERS[name].imagenet
         if known is None:
@@ -265,7 +290,7 @@ def weights_file(name: str, weights: str) -> tuple[Path | None, str | None]:
     file = Path(weights).expanduser()
     if not file.is_file():
         raise NotFound(f"weights={weights!r} is no file: use none, imagenet or the path of a state dict.")
-    return file, None
+    return file, ""
 
 
 def _load(encoder: Encoder, state: dict[str, Tensor], *, name: str, file: Path) -> None:
