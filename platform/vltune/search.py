@@ -111,18 +111,18 @@ def run(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_stoppable())
-        shares = None
+        room = None
         if fresh:  # entered only when there is room for it
-            shares = stack.enter_context(_cluster(options, display))
+            room = stack.enter_context(_cluster(options, display))
             ledger.create_search(record)
         ledger.acquire(record.name)
         try:
             ledger.set_state(record.name, "running")
             with _leased(ledger, record.name):
                 driver = _Driver(search, ledger, record, options=options, display=display)
-                if shares is None and driver.has_work():
-                    shares = stack.enter_context(_cluster(options, display))
-                driver.run(shares)
+                if room is None and driver.has_work():
+                    room = stack.enter_context(_cluster(options, display))
+                driver.run(room)
             ledger.set_state(record.name, "finished")
         except BaseException as error:
             if ledger.beat(record.name):  # else another process has the run by now
@@ -134,14 +134,22 @@ def run(
             ledger.release(record.name)
 
 
+@dataclass(frozen=True)
+class _Room:
+    """A cluster that is up: how it is shared, and a file in the storage that all its nodes have to see."""
+
+    shares: cluster.Shares
+    mark: Path
+
+
 @contextmanager
-def _cluster(options: Options, display: Display) -> Iterator[cluster.Shares]:
+def _cluster(options: Options, display: Display) -> Iterator[_Room]:
     """Ray, with room for the search and a storage that all its nodes see."""
     display.say("starting Ray" if options.address is None else f"joining Ray at {options.address}")
     cluster.start(options.address)
     try:
         cluster.check_shared(options.storage)
-        yield cluster.share(
+        shares = cluster.share(
             concurrent=options.concurrent,
             workers=options.workers,
             gpus_per_worker=options.gpus_per_worker,
@@ -149,6 +157,8 @@ def _cluster(options: Options, display: Display) -> Iterator[cluster.Shares]:
             joined=options.address is not None,
             say=display.say,
         )
+        with cluster.shared_mark(options.storage) as mark:  # nodes that come later look for it
+            yield _Room(shares, mark)
     finally:
         with SIGNALS.undisturbed():
             cluster.stop()
@@ -262,19 +272,19 @@ class _Driver:
         """Whether there is something left to train."""
         return bool(self.unfinished or self.study.has_rows() or self._room())
 
-    def run(self, shares: cluster.Shares | None) -> None:
+    def run(self, room: _Room | None) -> None:
         """Trains what is left to train, then sums up."""
         self.sender.start()
         try:
-            if shares is not None:
-                self._train(shares)
+            if room is not None:
+                self._train(room)
             self._sum_up()
         finally:
             with SIGNALS.undisturbed():
                 self._flush()
 
-    def _train(self, shares: cluster.Shares) -> None:
-        self.shares = shares
+    def _train(self, room: _Room) -> None:
+        shares = self.shares = room.shares
         self.record = self.ledger.change(
             self.record.name,
             concurrent=shares.concurrent,
@@ -290,7 +300,7 @@ class _Driver:
             best=self._best(trials),
         )
         try:
-            self._tune()
+            self._tune(room)
         finally:
             self.display.close()
         if self.cause is not None:
@@ -341,7 +351,7 @@ class _Driver:
 
     # -- Tune's side
 
-    def _tune(self) -> None:
+    def _tune(self, room: _Room) -> None:
         from vltune.tuning import run_trials
 
         _ship_by_value(self.search)
@@ -353,7 +363,8 @@ class _Driver:
             run_trials(
                 self,
                 family=self.search.family,
-                shares=self.shares,
+                shares=room.shares,
+                mark=room.mark,
                 cache=storage / "cache",
                 scratch=self.folder / ".ray",
                 isolate=self.options.isolate,

@@ -29,6 +29,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from vltune.checkpoints import Corrupt
+from vltune.cluster import sees
 from vltune.contract import BadInput, EpochReport, Family, TrainingFailure
 from vltune.train import Progress, Trial, fit
 
@@ -57,6 +58,8 @@ class SessionOptions:
     cpus_per_worker: float
     gpus_per_worker: float
     threads: int
+    mark: str
+    """A file in the storage: a node that does not see it has another disk there."""
     cache: str
     scratch: str
     """Folder for what Ray writes itself."""
@@ -275,6 +278,7 @@ def train_trials(config: dict[str, Any]) -> None:
 
 def _train_one(trial: dict[str, Any], runtime: _WorkerRuntime, options: SessionOptions) -> None:
     try:
+        sees(options.mark)
         assignment = Trial(
             uid=trial["uid"],
             family=options.family,

@@ -92,7 +92,7 @@ class _Hears(_Bound, TrialScheduler):
 
 
 def run_trials(
-    conductor: Conductor, *, family: type[Family], shares: Shares, cache: Path, scratch: Path, isolate: bool
+    conductor: Conductor, *, family: type[Family], shares: Shares, mark: Path, cache: Path, scratch: Path, isolate: bool
 ) -> None:
     """Runs trials in slots until the conductor has no more."""
     options = SessionOptions(
@@ -101,6 +101,7 @@ def run_trials(
         cpus_per_worker=shares.cpus_per_worker,
         gpus_per_worker=shares.gpus_per_worker,
         threads=shares.threads,
+        mark=str(mark),
         cache=str(cache),
         scratch=str(scratch),
     )
