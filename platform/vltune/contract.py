@@ -57,7 +57,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1)
     guess = f"; did you mean {close[0]!r}? Choose" if close else "; choose"
-    return f"{guess} one of: {', '.join(choices)}."
+    shown = (repr(choice) if "," in choice else choice for choice in choices)
+    return f"{guess} one of: {', '.join(shown)}."
 
 
 def one_of(config: object, key: str, choices: Iterable[str]) -> None:
