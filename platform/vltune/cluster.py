@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import secrets
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,15 +89,31 @@ def _start_here(options: dict[str, Any]) -> None:
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
-    import ray
-
     if address.startswith("ray://"):
         raise BadInput("--address ray://… would move the ledger away: run on the head, with --address auto.")
+    _knock(address)
+    import ray
+
     try:
         ray.init(address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise Unreachable(f"no Ray cluster answers at {address!r}: {reason}") from error
+
+
+def _knock(address: str) -> None:
+    """Makes sure that something listens: Ray itself would try for many minutes before it says so."""
+    place = address
+    if address == "auto":  # as Ray finds it: the environment, else what `ray start` left on this machine
+        left = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # noqa: S108 (Ray's place)
+        place = os.environ.get("RAY_ADDRESS") or (left.read_text().strip() if left.is_file() else "")
+    host, _, port = place.rpartition(":")
+    if not port.isdigit():
+        return  # Ray says what is wrong with it, or that nothing was started here
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise Unreachable(f"no Ray cluster answers at {address!r}: {place}: {error}") from error
 
 
 def stop() -> None:
