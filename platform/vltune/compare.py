@@ -264,7 +264,8 @@ def _best(rows: Sequence[RunRow], members: Sequence[int], name: str, direction: 
     for index in members:
         value = rows[index].metrics.get(name, math.nan)
         best = value if is_better(value, best, direction) else best
-    return [i for i in members if rows[i].metrics.get(name) == best] if len(members) > 1 else []
+    found = [i for i in members if rows[i].metrics.get(name) == best]
+    return found if len(found) < len(members) else []
 
 
 def _facts(rows: Sequence[RunRow], split: str, marks: Mapping[Any, str], group_by: str) -> list[str]:
@@ -336,7 +337,7 @@ def _text(cell: Cell, kind: Kind, decimals: int) -> str:
         return str(cell)
     if kind == "improvement":
         return f"{cell:+.2f}"
-    small = 1e-8 < abs(cell) < 10.0**-decimals  # what is smaller still is a metric's way to say nothing
+    small = 1e-6 < abs(cell) < 10.0**-decimals  # what is smaller still is a metric's way to say nothing
     return f"{cell:.2e}" if small else f"{cell:.{decimals}f}"
 
 
