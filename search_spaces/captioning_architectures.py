@@ -15,7 +15,17 @@ from typing import Any
 from trainables.captioning import Captioning, CaptioningConfig
 from vltune.contract import Search
 
-ENCODERS = ("cnn", "efficientnet_b0", "efficientnet_b7", "resnet18", "resnet50", "inception_v3", "densenet121")
+ENCODERS = (
+    "cnn",
+    "efficientnet_b0",
+    "efficientnet_b7",
+    "resnet18",
+    "resnet50",
+    "inception_v3",
+    "densenet121",
+    "vit_b_16",
+    "convnext_tiny",
+)
 
 
 def define(trial: Any) -> CaptioningConfig:

@@ -1,13 +1,26 @@
 """A tiny family for tests of the engine: two linear layers, samples that count unequally, losses by script."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from vltune.contract import BadInput, Data, Draws, Family, Loss, Record, Sample, Scores, TrialConfig, fingerprint
+from vltune.contract import (
+    NO_MODELS,
+    BadInput,
+    Data,
+    Draws,
+    Family,
+    Loss,
+    NotFound,
+    Record,
+    Sample,
+    Scores,
+    TrialConfig,
+    fingerprint,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +58,8 @@ class Line(Family):
     def prepare(cls, config: LineConfig, data: Data) -> dict[str, str]:
         return {"notes.txt": "ä line\n"}
 
-    def __init__(self, config: LineConfig, assets: dict[str, str]) -> None:
-        super().__init__(config, assets)
+    def __init__(self, config: LineConfig, assets: dict[str, str], models: Mapping[str, Family] = NO_MODELS) -> None:
+        super().__init__(config, assets, models)
         self.config = config
         self.picture_encoder = torch.nn.Linear(12, 4)
         self.dropout = torch.nn.Dropout(config.dropout)
@@ -85,3 +98,10 @@ class Line(Family):
 
     def read(self, sources: Sequence[str]) -> list[Sample]:
         raise BadInput("a line reads nothing")
+
+
+class NoLibrary:
+    """A library in which nothing was promoted."""
+
+    def find(self, reference: str, *, expected: str = "") -> str:
+        raise NotFound(f"no model {reference!r} here")

@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from families import NoLibrary
 from torch import Tensor
 
 from trainables.captioning import TOKENIZER, Captioning, CaptioningConfig
 from trainables.parts import datasets
+from trainables.parts.caption_fields import read_captions
 from trainables.parts.datasets import open_folder
 from trainables.parts.decoders import DECODERS
 from trainables.parts.scenes import write_scenes
-from trainables.parts.text import CaptionTokenizer
+from trainables.parts.text import SPECIAL, CaptionTokenizer
 from vltune.contract import BadInput, Data, Draws, NotFound, Sample
 
 torch.set_num_threads(1)
@@ -268,7 +270,7 @@ def test_the_vocabulary_is_that_of_the_captions_trained_on() -> None:
     for count in (0, 2):
         config = CaptioningConfig(min_word_count=1, train_pictures=count)
         tokenizer = CaptionTokenizer.from_text(Captioning.prepare(config, data)[TOKENIZER])
-        words[count] = {tokenizer.decode([i]) for i in range(4, len(tokenizer))}
+        words[count] = {tokenizer.decode([i]) for i in range(len(SPECIAL), len(tokenizer))}
     assert words == {0: {"a", *COLOURS, *THINGS}, 2: {"a", "red", "green", "dog"}}
 
 
@@ -289,14 +291,14 @@ def test_first_weights_are_recorded_whole(tmp_path: Path, monkeypatch: pytest.Mo
     assert CaptioningConfig.with_absolute_paths({"weights": "enc.pth", "epochs": 3}) == {"weights": whole, "epochs": 3}
     for same in ({"weights": "none"}, {"weights": "imagenet"}, {"epochs": 3}, {}):
         assert CaptioningConfig.with_absolute_paths(same) == same
-    found = config.find_sources()
+    found = config.find_sources(NoLibrary())
     assert (found.weights, found.weights_hash) == (whole, hashlib.sha256(b"weights").hexdigest())
     monkeypatch.chdir("/")
-    assert found.find_sources() == found
+    assert found.find_sources(NoLibrary()) == found
     Path(whole).write_bytes(b"other weights")
     with pytest.raises(BadInput, match="has changed since the trial was recorded"):
-        found.find_sources()
-    assert CaptioningConfig().find_sources() == CaptioningConfig()
+        found.find_sources(NoLibrary())
+    assert CaptioningConfig().find_sources(NoLibrary()) == CaptioningConfig()
 
 
 def test_a_trained_model_is_built_without_its_first_weights() -> None:
@@ -304,8 +306,9 @@ def test_a_trained_model_is_built_without_its_first_weights() -> None:
     assets = Captioning.prepare(config, Data("", "", {"train": samples()}))
     with pytest.raises(NotFound, match=r"gone\.pth"):
         Captioning(config, assets)
-    config = dataclasses.replace(config, weights_hash="0" * 64)
-    assert Captioning(config.without_sources(), assets).picture_encoder.width == 512
+    trained = dataclasses.replace(config, weights_hash="0" * 64).without_sources()
+    assert isinstance(trained, CaptioningConfig)
+    assert Captioning(trained, assets).picture_encoder.width == 512
 
 
 @pytest.mark.integration
@@ -368,6 +371,15 @@ def test_pictures_are_read_from_files(tmp_path: Any) -> None:
         ({"loss": "focal", "label_smoothing": 0.1}, r"label_smoothing=0.1 has no effect with loss='focal'"),
         ({"beam_width": 5}, r"beam_width=5 has no effect with decoding='greedy': set decoding to beam"),
         ({"decoding": "beam", "top_k": 5}, r"top_k=5 has no effect with decoding='beam'"),
+        ({"top_p": 0.9}, r"top_p=0.9 has no effect with decoding='greedy': set decoding to sample"),
+        ({"top_p": 0.0, "decoding": "sample"}, r"top_p=0.0 is out of range: it must lie in \(0, 1\]"),
+        ({"repetition_penalty": 0.0}, r"repetition_penalty=0.0 is out of range: it must lie in \(0"),
+        ({"scheduled_sampling": 1.1}, r"scheduled_sampling=1.1 is out of range: it must lie in \[0, 1\]"),
+        ({"tokens": "letters"}, r"tokens='letters' is not possible; choose one of: byte_pair, words"),
+        ({"vocabulary_size": 300}, r"vocabulary_size=300 has no effect with tokens='words': set tokens to byte_pair"),
+        ({"tokens": "byte_pair", "vocabulary_size": 260}, r"vocabulary_size=260 is out of range: it must lie in \[261"),
+        ({"tokens": "byte_pair", "min_word_count": 3}, r"min_word_count=3 has no effect with tokens='byte_pair'"),
+        ({"picture_encoder": "vit_b_16", "picture_size": 100}, r"must be a multiple of its patches' 16 pixels; 224 is"),
         ({"picture_encoder": "resnet18", "cnn_width": 64}, r"cnn_width=64 has no effect"),
     ],
 )
@@ -384,7 +396,10 @@ def test_impossible_configurations_say_why(fields: dict[str, Any], text: str) ->
         {"augmentation": "base", "augmentation_zoom": 0.2},
         {"loss": "focal", "focal_gamma": 0},
         {"decoding": "beam", "beam_width": 10, "length_penalty": 0.0},
-        {"decoding": "sample", "top_k": 50, "temperature": 0.7},
+        {"decoding": "sample", "top_k": 50, "top_p": 0.9, "temperature": 0.7, "repetition_penalty": 1.2},
+        {"tokens": "byte_pair", "vocabulary_size": 300, "scheduled_sampling": 0.25},
+        {"picture_encoder": "convnext_tiny", "picture_size": 100},
+        {"picture_encoder": "vit_b_16", "picture_size": 96},
         {"decoder": "lstm", "embedding_width": 7},
         {"decoder": "transformer", "embedding_width": 36, "heads": 6, "encoder_layers": 0},
     ],
@@ -401,6 +416,108 @@ def test_smoothed_training_leaves_val_loss_unsmoothed() -> None:
     assert not torch.isclose(smooth(batch).sum, plain(batch).sum, rtol=1e-6)
     assert smooth.predict(plain.collate(samples(), None)) == plain.predict(plain.collate(samples(), None))
     memory = smooth.decoder.prepare(smooth._features(batch))
-    logits, targets = smooth._read(memory, batch)
+    logits, targets = read_captions(smooth.decoder, memory, batch)
     expected = F.cross_entropy(logits, targets, label_smoothing=0.2, reduction="sum")
     torch.testing.assert_close(smooth(batch).sum, expected)
+
+
+# --- scheduled sampling
+
+
+@decoders
+def test_without_replaced_words_scheduled_sampling_changes_no_bit(decoder: str) -> None:
+    model = make(decoder=decoder, dropout=0.3).train()
+    batch = model.collate(samples(), Draws(0, 1))
+    assert "replaced" not in batch
+    sums = []
+    for given in (batch, batch | {"replaced": torch.empty(0, dtype=torch.int64)}):
+        torch.manual_seed(1)
+        sums.append(model(given).sum.item())
+    assert sums[0] == sums[1]
+
+
+@decoders
+def test_scheduled_sampling_changes_what_is_read_never_what_is_asked(decoder: str) -> None:
+    plain = make(decoder=decoder).eval()
+    model = make(decoder=decoder, scheduled_sampling=1.0, epochs=2).eval()
+    one, other = (m.collate(samples(), Draws(0, 2)) for m in (plain, model))
+    assert torch.equal(one["tokens"], other["tokens"])
+    assert torch.equal(one["places"], other["places"])
+    memory = model.decoder.prepare(model._features(other))
+    targets = [read_captions(model.decoder, memory, batch)[1] for batch in (one, other)]
+    assert torch.equal(*targets)
+    assert plain(one).sum.item() != model(other).sum.item()
+    assert plain(one).count == model(other).count
+    # Captions are judged as ever.
+    assert model.predict(model.collate(samples(), None)) == plain.predict(plain.collate(samples(), None))
+
+
+@decoders
+def test_scheduled_sampling_is_the_same_on_one_worker_and_on_two(decoder: str) -> None:
+    model, gradients = make(decoder=decoder, scheduled_sampling=0.8, epochs=1).train(), []
+    draws = Draws(0, 1)
+    for parts in ([samples()], [samples()[:3], samples()[3:]]):
+        model.zero_grad()
+        for part in parts:
+            model(model.collate(part, draws)).sum.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(g is not None and g.any() for g in gradients[0])
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_share_of_own_words_rises_linearly_over_the_epochs() -> None:
+    model = make(scheduled_sampling=0.6, epochs=3)
+    split = [dataclasses.replace(s, id=f"{s.id}-{i}") for i in range(40) for s in samples()]
+    words = sum(len(model.tokenizer.words(c)) for s in split for c in s.captions)
+    for epoch, share in ((1, 0.2), (2, 0.4), (3, 0.6)):
+        count = len(model.collate(split, Draws(0, epoch))["replaced"])
+        assert abs(count - share * words) < 4 * math.sqrt(words * share * (1 - share))
+    assert "replaced" not in model.collate(split[:2], None)
+
+
+# --- byte pairs
+
+
+def pieces(**changes: Any) -> Captioning:
+    return make(**{"tokens": "byte_pair", "vocabulary_size": 290, "min_word_count": 2, "max_tokens": 40} | changes)
+
+
+@torch.no_grad()
+def test_byte_pairs_count_tokens_and_give_captions_as_text() -> None:
+    model = pieces(decoder="transformer").eval()
+    assert len(model.tokenizer) == 290
+    for sample, record in zip(samples(), model.predict(model.collate(samples(), None)), strict=True):
+        nll, tokens, correct = slow_nll(model, sample)
+        assert (record["tokens"], record["correct"]) == (tokens, correct)
+        assert record["nll"] == pytest.approx(nll, rel=1e-4)
+        assert tokens > sum(len(model.tokenizer.words(c)) + 1 for c in sample.captions)
+        assert json.loads(json.dumps(record)) == record
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("decoding", ["greedy", "beam", "sample"])
+def test_byte_pair_captions_begin_with_any_prompt(decoding: str) -> None:
+    """Of words that the training captions do not have, too."""
+    model = pieces(prompt="A depiction of", decoding=decoding).eval()
+    captions = [r["caption"] for r in model.predict(model.collate(samples(), None))]
+    assert all(caption.startswith("a depiction of") for caption in captions)
+    with pytest.raises(BadInput, match=r"has \d+ tokens: it must have fewer than max_tokens=2"):
+        pieces(prompt="a depiction", max_tokens=2)
+
+
+def test_byte_pairs_are_learnt_by_heart_with_their_commas() -> None:
+    pictures = [dataclasses.replace(s, captions=(f"{s.captions[0]} Look, it isn't big!",)) for s in samples()]
+    model = make(pictures, tokens="byte_pair", vocabulary_size=320, min_word_count=2, max_tokens=40).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    batch = model.collate(pictures, Draws(0, 1))
+    for _ in range(200):
+        loss = model(batch)
+        mean = loss.sum / loss.count
+        if mean < 0.03:
+            break
+        optimizer.zero_grad()
+        mean.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    written = [r["caption"] for r in model.eval().predict(model.collate(pictures, None))]
+    assert written == [s.captions[0].lower() for s in pictures]

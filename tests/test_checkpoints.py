@@ -16,24 +16,21 @@ from families import Line, LineConfig
 from safetensors.torch import save_file
 from torch import nn
 
-from vltune import checkpoints
+from vltune import checkpoints, models
 from vltune.checkpoints import (
-    CONFIG,
     MANIFEST,
     MODEL,
     Corrupt,
     commit,
     keep_only,
     latest,
-    load_weights,
     read_foreign_weights,
-    read_model,
     read_tensors,
     verify,
-    write_model,
     write_tensors,
 )
 from vltune.contract import BadInput, NotFound
+from vltune.models import CONFIG, load_weights, read_model, write_model
 
 torch.set_num_threads(1)
 
@@ -247,7 +244,7 @@ def test_model_comes_back_whole(tmp_path: Path) -> None:
     assert not model.training
     for name, tensor in wanted.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
-    assert checkpoints.read_assets(folder, checkpoints.read_record(folder)) == {"notes.txt": "ä line\n"}
+    assert models.read_assets(folder, models.read_record(folder)) == {"notes.txt": "ä line\n"}
     with pytest.raises(NotFound, match="unknown model family 'line'"):
         read_model(folder, {"other": Line})
     with pytest.raises(BadInput, match=f"holds no model: {CONFIG} is missing"):
@@ -255,12 +252,14 @@ def test_model_comes_back_whole(tmp_path: Path) -> None:
 
 
 def test_weights_must_fit_exactly() -> None:
-    model = nn.Linear(2, 2)
-    for wrong in ({"weight": torch.zeros(2, 2)}, {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}):
+    model = Line(LineConfig(), {})
+    state = model.state_dict()
+    fewer = {name: tensor for name, tensor in state.items() if name != "head.bias"}
+    for wrong in (fewer, state | {"head.weight": torch.zeros(3, 2)}):
         with pytest.raises(Corrupt, match="do not fit the model"):
             load_weights(model, wrong)
     with pytest.raises(Corrupt, match="do not fit the model"):
-        load_weights(model, model.state_dict() | {"more": torch.zeros(1)})
+        load_weights(model, state | {"more": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("name", ["../secret.txt", "/etc/passwd", "a/b.txt", "..", ""])

@@ -24,11 +24,13 @@ from vltune import search as driver
 from vltune.checkpoints import RECORDS
 from vltune.cli import _parser, main
 from vltune.contract import is_better
+from vltune.events import LedgerEvents
 from vltune.ledger import Ledger, SearchRecord
+from vltune.runtime import LocalRuntime
 from vltune.sender import SearchRun, Sender
 from vltune.summary import best_report, checkpoint_folder, trial_folder
 from vltune.tracking import Tracker
-from vltune.train import LocalRuntime, Trial, fit
+from vltune.train import Trial, fit
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -284,7 +286,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger.set_state("tiny", "interrupted")
     sender = Sender(
         Tracker(storage),
-        driver._Source(ledger, record, storage / "tiny"),
+        LedgerEvents(ledger, record, storage / "tiny"),
         search=SearchRun(
             uid=record.uid, run_name="tiny", search="tiny", source_text="", question="Which?", objective="val_loss"
         ),
@@ -384,7 +386,7 @@ def test_promote_then_predict_elsewhere(
     def read(*_: object, **__: object) -> None:
         raise AssertionError("the test split was read a second time")
 
-    monkeypatch.setattr("vltune.promotion.evaluate", read)
+    monkeypatch.setattr("vltune.held_out.evaluate", read)
     code, out, err = say("promote", "tiny", "--storage", storage, "--as", "second", "--json")
     assert code == 0, err
     second = json.loads(out)

@@ -15,10 +15,11 @@ from trainables.parts.scenes import write_scenes
 from trainables.parts.text import CaptionTokenizer
 from vltune import cluster
 from vltune import search as driver
-from vltune.checkpoints import seal, write_model
+from vltune.checkpoints import seal
 from vltune.cli import main
 from vltune.contract import EpochReport
 from vltune.ledger import Ledger, SearchRecord
+from vltune.models import write_model
 
 LONG = "x" * 300
 TINY = ("--set", "cnn_width=16", "epochs=1")
@@ -275,8 +276,28 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "gpus -1": (("search", "quickstart", "--gpus-per-worker", "-1"), 2, "-1"),
     "gpus missing": (("search", "quickstart", "--gpus-per-worker", "1"), 2, "this machine has 0"),
     "gpus shared": (("search", "quickstart", "--workers", "2", "--gpus-per-worker", "0.5"), 2, "--workers 1, not 2"),
-    "sampler": (("search", "quickstart", "--sampler", "grid"), 2, "tpe"),
-    "pruner": (("search", "quickstart", "--pruner", "median"), 2, "successive_halving"),
+    "sampler": (("search", "quickstart", "--sampler", "tpee"), 2, "tpe"),
+    "pruner": (("search", "quickstart", "--pruner", "medain"), 2, "successive_halving"),
+    "grid continuous": (("search", "quickstart", *DATA, "--sampler", "grid"), 2, "--set learning_rate=VALUE"),
+    "objectives": (("search", "quickstart", *DATA, "--objectives", "cider,parametrs"), 3, "did you mean 'parameters'"),
+    "objectives first": (("search", "quickstart", *DATA, "--objectives", "parameters,cider"), 3, "first objective"),
+    "objectives empty": (("search", "quickstart", *DATA, "--objectives", "cider,"), 2, "with commas between them"),
+    "objectives twice": (("search", "quickstart", *DATA, "--objectives", "cider,cider"), 2, "'cider' is named twice"),
+    "objectives latency": (
+        ("search", "quickstart", *DATA, "--objectives", "cider,latency_ms", "--pruner", "none"),
+        2,
+        "--set measure_latency=true",
+    ),
+    "objectives and pruner": (
+        ("search", "quickstart", *DATA, "--objectives", "cider,parameters", "--pruner", "median"),
+        2,
+        "compare trials by one value",
+    ),
+    "objectives and objective": (
+        ("search", "quickstart", *DATA, "--objectives", "cider,parameters", "--set", "objective=val_loss"),
+        2,
+        "give one of them",
+    ),
     "port": (("ui", "--port", "70000"), 2, "65535"),
     "ui without runs": (("ui",), 3, "holds no runs"),
     # run names

@@ -1,24 +1,9 @@
-import csv
 import dataclasses
-import io
-import json
 import math
 
 import pytest
 
-from vltune.compare import (
-    BEST,
-    BEST_OF_GROUP,
-    amount,
-    as_csv,
-    as_json,
-    as_markdown,
-    duration,
-    folded,
-    improvement,
-    table_of,
-    texts_of,
-)
+from vltune.compare import BEST, BEST_OF_GROUP, improvement, table_of
 from vltune.contract import BadInput, NotFound, RunRow
 
 DIRECTIONS = {"val_loss": "min", "cider": "max"}
@@ -221,92 +206,6 @@ def test_shared_facts_are_said_once():
     assert made.notes == ("All rows: test split of data abcdef012345. ● best of all.", "Weights are random.")
 
 
-def test_markdown():
-    rows = [run("a|b", 0.51234, 2.0), run("c", 0.25, 12.5, seconds=8.26, parameters=950)]
-    assert as_markdown(table(rows, base_row="c")) == (
-        "| name | epochs | cider | val_loss | % over base | parameters | time |\n"
-        "|---|---:|---:|---:|---:|---:|---:|\n"
-        "| a\\|b | 10 | **0.5123** ● | **2.00** ● | +104.94 | 1.84 M | 1 m 15 s |\n"
-        "| c | 10 | 0.2500 | 12.50 | +0.00 | 950 | 8.3 s |\n"
-        "\n"
-        "- All rows: validation split of data abcdef012345. ● best of all.\n"
-        "- % over base: how much better cider is than that of c.\n"
-    )
-
-
-def test_csv_reads_back_with_full_numbers():
-    rows = [run('say "hi", you', 1 / 3, 2.0, decoder="gru"), run("b\nc", math.nan, 1.5, notes=("x",))]
-    text = as_csv(table(rows))
-    assert text.count("\r\n") == 3
-    first, second = csv.DictReader(io.StringIO(text, newline=""))
-    assert first["name"] == 'say "hi", you'
-    assert float(first["cider"]) == 1 / 3
-    assert second["name"] == "b\nc"
-    assert (first["best"], second["best"]) == ("cider", "val_loss")
-    assert (first["state"], second["remark"]) == ("finished", "x")
-
-
-def test_json_is_strict():
-    made = as_json(table([run("a", 0.5, 2.0), run("b", math.nan, 1.5)]))
-    assert json.loads(json.dumps(made, allow_nan=False)) == made
-    assert [row["cider"] for row in made["rows"]] == [0.5, None]
-    assert [row["best"] for row in made["rows"]] == [["cider"], ["val_loss"]]
-    assert made["rows"][0]["uid"] == "a-0123456789"
-
-
-def test_folded_names_what_is_unlike_most_rows():
-    rows = [
-        run("", value, 1.0, heads=heads, loss=loss, learning_rate=rate, uid=f"u{value}")
-        for value, heads, loss, rate in [(0.3, 4, "focal", 1e-3), (0.2, 8, "focal", 2e-3), (0.1, 4, "kl", 3e-3)]
-    ]
-    made = folded(table(rows))
-    assert keys(made)[:3] == ["name", "settings", "epochs"]
-    assert made.column("settings") == [
-        "learning_rate=0.001",
-        "heads=8 learning_rate=0.002",
-        "loss=kl learning_rate=0.003",
-    ]
-    assert made.notes[-1] == "Where a row does not say otherwise: heads=4, loss=focal."
-    assert made.column("cider") == [0.3, 0.2, 0.1]
-
-
-@pytest.mark.parametrize(
-    ("values", "texts"),
-    [
-        ([0.51234, 0.25], ["0.5123", "0.2500"]),
-        ([3.14159, 0.5], ["3.142", "0.500"]),
-        ([5200.4, 12.0], ["5200", "12"]),
-        ([0.2, 0.00001234], ["0.2000", "1.23e-05"]),
-        ([0.2, 0.0], ["0.2000", "0.0000"]),
-        ([0.2, math.nan], ["0.2000", "nan"]),
-    ],
-)
-def test_numbers_of_a_metric_have_the_same_decimals(values, texts):
-    made = table([run(f"r{i}", value, 1.0) for i, value in enumerate(values)])
-    assert [row[keys(made).index("cider")] for row in texts_of(made)] == texts
-
-
-def test_amounts_and_times():
-    assert [amount(n) for n in (0, 950, 48_210, 512_345, 1_840_000, 3e9)] == [
-        "0",
-        "950",
-        "48.2 k",
-        "512 k",
-        "1.84 M",
-        "3.00 G",
-    ]
-    assert [duration(s) for s in (0.04, 8.3, 9.96, 59.4, 59.6, 125, 11_520, math.nan)] == [
-        "0.0 s",
-        "8.3 s",
-        "10 s",
-        "59 s",
-        "1 m 00 s",
-        "2 m 05 s",
-        "3 h 12 m",
-        "–",
-    ]
-
-
 def test_what_all_rows_have_to_say_is_said_once():
     rows = [
         run("a", 0.3, 1.0, notes=("epochs=2 was set, in place of 14", "weights=none was set")),
@@ -322,3 +221,49 @@ def test_a_field_that_repeats_a_searched_one_is_left_out():
     rows = [dataclasses.replace(run("", v, 1.0, heads=h, loss=h), searched=("heads",)) for v, h in ((0.3, 2), (0.2, 4))]
     assert "heads" in keys(table(rows))
     assert "loss" not in keys(table(rows))
+
+
+def measured(name, cider, parameters, latency_ms=1.0, **changes):
+    row = run(name, cider, 4.0 - cider, parameters=parameters, **changes)
+    further = {"parameters": parameters, "latency_ms": latency_ms, "training_seconds": 70.0}
+    return dataclasses.replace(row, metrics={**row.metrics, **further} if row.metrics else {})
+
+
+def test_several_objectives_have_columns_and_a_front():
+    rows = [
+        measured("large", 0.9, 2_000_000),
+        measured("small", 0.5, 1_000),
+        measured("between", 0.6, 1_000_000),
+        measured("too large", 0.6, 1_500_000),
+        measured("as between", 0.6, 1_000_000),
+        measured("fast", 0.1, 2_000_000, 0.5),
+        measured("unmeasured", 0.8, 1_000, math.nan),
+        measured("running", 2.0, 10, state="running"),
+        measured("failed", 9.0, 1, state="failed"),
+    ]
+    made = table(rows, further_objectives=("parameters", "latency_ms"), columns=("val_loss",))
+    assert keys(made)[:6] == ["name", "epochs", "front", "val_loss", "cider", "parameters"]
+    assert keys(made)[6:] == ["latency_ms", "seconds", "remark"]
+    assert made.objectives == ("cider", "parameters", "latency_ms")
+    front = dict(zip(made.column("name"), made.column("front"), strict=True))
+    assert {name for name, is_on in front.items() if is_on} == {"large", "small", "between", "as between", "fast"}
+    assert made.column("name")[0] == "running", "the first objective orders"
+    names = made.column("name")
+    assert {(names[row], key) for (row, key), mark in made.marks.items() if mark == BEST} == {
+        ("large", "cider"),
+        ("large", "val_loss"),
+        ("small", "parameters"),
+        ("unmeasured", "parameters"),
+        ("fast", "latency_ms"),
+    }
+    assert any(note.startswith("◆ Pareto front of cider (max), parameters (min)") for note in made.notes)
+
+
+def test_one_objective_has_no_front_but_may_be_sorted_by_what_the_engine_measured():
+    rows = [measured("large", 0.9, 2_000_000), measured("small", 0.5, 1_000, 3.0)]
+    made = table(rows, sort_by="parameters", columns=("cider", "training_seconds", "peak_memory_mb"))
+    assert made.column("name") == ["small", "large"]
+    assert keys(made) == [*("name", "epochs", "cider", "training_seconds", "peak_memory_mb", "parameters", "seconds")]
+    assert made.column("peak_memory_mb") == [None, None]
+    assert made.column("training_seconds") == [70.0, 70.0]
+    assert not any("Pareto" in note for note in made.notes)

@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests.test_compare import run, table
+from tests.test_compare import measured, run, table
 from vltune.compare import BEST
 from vltune.console import Progress, as_text
 from vltune.contract import EpochReport
@@ -68,6 +68,15 @@ def test_a_table_that_fits_keeps_a_column_for_each_parameter():
     assert as_text(table(rows), width=100).splitlines()[0].split() == [
         *("name", "heads", "loss", "epochs", "cider", "val_loss", "parameters", "time")
     ]
+
+
+def test_a_narrow_table_keeps_its_objectives_longest():
+    rows = [measured(name, value, size) for name, value, size in (("large", 0.9, 2_000_000), ("small", 0.5, 1_000))]
+    made = table(rows, further_objectives=("parameters", "latency_ms"), columns=("cider", "val_loss"))
+    text = as_text(made, width=48)
+    assert "Left out for want of width: seconds, epochs, val_loss." in " ".join(text.split())
+    assert "1.00 k ●" in text
+    assert text.count("◆") == 3, "two rows and the note"
 
 
 def test_equal_remarks_are_said_once():

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from tests.test_compare import run, table
+from tests.test_compare import measured, run, table
 from vltune import figures
 from vltune.contract import BadInput
 
@@ -109,6 +109,37 @@ def test_parameters_are_drawn_on_a_scale_that_fits_them():
     assert points.tolist() == [[0, 0.1], [2, 0.2], [4, 0.3], [6, 0.4], [8, 0.5]]
 
 
+def test_fronts_are_joined_and_named():
+    rows = [measured(f"row {i}", value, size, speed) for i, (value, size, speed) in enumerate(POINTS)]
+    rows.append(measured("broken", 5.0, 1, state="failed"))
+    rows.append(measured("unmeasured", 5.0, 1, math.nan))
+    figure = figures.pareto_fronts(rows, {"cider": "max", "parameters": "min", "latency_ms": "min"})
+    left, right = figure.axes
+    assert (left.get_xscale(), right.get_xscale()) == ("log", "linear")
+    assert left.lines[0].get_xydata().tolist() == [[1e3, 0.1], [1e4, 0.5], [1e6, 0.9]]
+    assert right.lines[0].get_xydata().tolist() == [[1.0, 0.4], [2.0, 0.9]]
+    drawn = {tuple(c.get_offsets()[0]): to_hex(c.get_facecolor()[0]) for c in left.collections}
+    assert {point for point, color in drawn.items() if color != "#ffffff"} == {
+        *((1e3, 0.1), (1e4, 0.5), (1e6, 0.9), (2e6, 0.4))
+    }
+    assert len(drawn) == len(POINTS)
+    assert {text.get_text() for text in left.texts} == {"row 0", "row 1", "row 2", "row 4"}
+    assert png(figure)
+    for axes in figure.axes:
+        assert_apart(figure, axes.texts)
+
+
+POINTS = [(0.1, 1e3, 9.0), (0.5, 1e4, 3.0), (0.9, 1e6, 2.0), (0.4, 1e5, 4.0), (0.4, 2e6, 1.0)]
+
+
+def test_many_names_are_left_out_rather_than_drawn_over_each_other():
+    rows = [measured(f"a name of some length {i}", 0.5 + i * 1e-3, 1000 + i) for i in range(30)]
+    figure = figures.pareto_fronts(rows, {"cider": "max", "parameters": "min"})
+    png(figure)
+    assert 0 < len(figure.axes[0].texts) < 30
+    assert_apart(figure, figure.axes[0].texts)
+
+
 def test_a_gallery_shows_every_picture_with_its_captions():
     picture = np.zeros((30, 40, 3), np.uint8)
     item = figures.GalleryItem(picture, {"lstm": "a dog for $5 or $6", "gru": ""}, ("A dog that runs " * 5,))
@@ -129,6 +160,8 @@ def test_nothing_to_draw_is_said():
         lambda: figures.picture_sizes({}),
         lambda: figures.metric_against_parameters([run("a")], ["heads"], "cider"),
         lambda: figures.captions_gallery([]),
+        lambda: figures.pareto_fronts([run("a", 1.0)], {"cider": "max"}),
+        lambda: figures.pareto_fronts([run("a", 1.0)], {"cider": "max", "parameters": "min"}),
     ):
         with pytest.raises(BadInput):
             draw()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import NoLibrary
 
 from trainables.captioning import CaptioningConfig
 from trainables.parts.encoders import build_encoder
@@ -45,7 +46,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
         ledger.create_search(record)
         defaults = {"data": record.data, "data_hash": record.data_hash, "seed": record.seed}
         for number, (name, row) in enumerate(record.rows.items()):
-            found = resolve(search, None, row=row, pins=record.pins, defaults=defaults, sources=True)
+            found = resolve(search, None, row=row, pins=record.pins, defaults=defaults, sources=NoLibrary())
             ledger.add_trial(record.name, number, row=name, config=found.config.fields(), searched=())
 
     monkeypatch.setattr(driver, "run", enter)

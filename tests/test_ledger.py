@@ -108,6 +108,13 @@ def test_search_comes_back_as_it_was_put_in(tmp_path: Path) -> None:
     assert changed == Ledger.of(tmp_path).search("run") == record(created=found.created, num_trials=9, threads=2)
 
 
+def test_objectives_have_their_directions(tmp_path: Path) -> None:
+    Ledger.of(tmp_path).create_search(record(further_objectives=("parameters", "latency_ms"), epochs=7))
+    found = Ledger.of(tmp_path).search("run")
+    assert (found.further_objectives, found.epochs) == (("parameters", "latency_ms"), 7)
+    assert list(found.directions.items()) == [("cider", "max"), ("parameters", "min"), ("latency_ms", "min")]
+
+
 def test_a_search_keeps_its_identity(tmp_path: Path) -> None:
     launched = {key: value for key, value in vars(record(created=12.5)).items() if key != "uid"}
     put = SearchRecord(**launched)

@@ -11,16 +11,17 @@ import pytest
 import torch
 from families import Line, LineConfig
 
-from vltune import checkpoints
-from vltune import search as driver
+from vltune import checkpoints, models
 from vltune.contract import BadInput, Data, NotFound, Record
+from vltune.events import LedgerEvents
 from vltune.ledger import Ledger, SearchRecord
 from vltune.promotion import load_promoted, predict_samples, promote
 from vltune.registry import Model
+from vltune.runtime import LocalRuntime
 from vltune.sender import SearchRun, Sender
 from vltune.summary import best_report, checkpoint_folder, trial_folder
 from vltune.tracking import Tracker
-from vltune.train import LocalRuntime, Trial, fit
+from vltune.train import Trial, fit
 
 torch.set_num_threads(1)
 
@@ -102,7 +103,7 @@ def make(root: Path, *, seed: int = 0) -> Stand:
         ledger.end_trial(trial.uid, "finished")
     sender = Sender(
         Tracker(stand.storage),
-        driver._Source(ledger, record, stand.storage / "tiny"),
+        LedgerEvents(ledger, record, stand.storage / "tiny"),
         search=SearchRun(
             uid=record.uid, run_name="tiny", search="tiny", source_text="", question="Which?", objective="val_loss"
         ),
@@ -149,7 +150,7 @@ def test_the_best_trial_is_scored_on_the_test_split(stand: Stand) -> None:
     assert (model.name, model.version, model.aliases, model.trial_uid) == ("tiny", 1, ("champion",), "tiny-001")
     promoted = load_promoted(stand.storage, "tiny@champion", families=FAMILIES)
     assert isinstance(promoted, FromFolder)
-    assert scores["val_loss"] == pytest.approx(by_hand(promoted, 7), rel=1e-5)
+    assert scores.metrics["val_loss"] == pytest.approx(by_hand(promoted, 7), rel=1e-5)
     assert stand.promote(alias="again")[1] == scores
     assert len(FromFolder.batches) == 2, "the test split was read a second time"
     samples = Line.load(LineConfig(), "").splits["train"][:3]
@@ -182,7 +183,7 @@ def test_data_that_has_moved(stand: Stand, tmp_path: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("where", ["checkpoint", "model"])
-@pytest.mark.parametrize("name", [checkpoints.MODEL, checkpoints.CONFIG, "notes.txt", "changed"])
+@pytest.mark.parametrize("name", [checkpoints.MODEL, models.CONFIG, "notes.txt", "changed"])
 def test_a_damaged_checkpoint_is_not_promoted(stand: Stand, where: str, name: str) -> None:
     """A file that the manifest does not list, or that has changed: before the first promotion, or after it."""
     if where == "model":

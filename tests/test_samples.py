@@ -40,12 +40,12 @@ def test_page_shows_pictures_captions_and_references(tmp_path: Path) -> None:
         Sample("b", None, ()),
     ]
     hostile = '<script>alert("x")</script> {figures}'
-    write_samples(tmp_path / "samples", samples, [{"caption": hostile}, {"id": "b"}])
+    write_samples(tmp_path / "samples", samples, [hostile, "seen"])
     assert {p.name for p in (tmp_path / "samples").iterdir()} == {"00.jpg", "samples.json", "samples.html"}
     shown = json.loads((tmp_path / "samples" / "samples.json").read_text(encoding="utf-8"))
     assert shown == [
         {"id": "../a", "caption": hostile, "references": ["a red field", "röd & <b>bold</b>"], "picture": "00.jpg"},
-        {"id": "b", "caption": None, "references": []},
+        {"id": "b", "caption": "seen", "references": []},
     ]
     page = Page((tmp_path / "samples" / "samples.html").read_text(encoding="utf-8"))
     assert page.sources == ["00.jpg"], "nothing but the pictures beside it"

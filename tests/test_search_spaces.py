@@ -78,7 +78,7 @@ def test_every_trial_can_be_trained_again(search: Search) -> None:
     trials += [resolve(search, study.ask(), defaults=defaults) for _ in range(20)]
     for trial in trials:
         pins = record_pins(search, trial.config.fields())
-        alone = dataclasses.replace(search, rows={"again": {}}, base_row="", num_trials=1)
+        alone = dataclasses.replace(search, rows={"again": {}}, base_row="", num_trials=1, population=None)
         assert check(alone, pins=pins) == [trial.config]
         assert resolve(alone, None, row={}, pins=pins, defaults={"seed": 8}).config == trial.config
 
@@ -184,6 +184,19 @@ def test_overfitting_rows_differ_in_one_penalty_on_the_picture_encoder() -> None
         changed = _differences("captioning_overfit", "no penalty", row)
         assert list(changed) == ([] if row == "no penalty" else [f"l{row[1]}_penalty"])
         assert [float(row.split()[1])] == list(changed.values()) if changed else True
+
+
+def test_the_population_changes_what_its_first_generation_asks_for() -> None:
+    search = SEARCHES["captioning_pbt"]
+    assert search.population is not None
+    asked = {parameter.name: parameter for parameter in describe(search).parameters}
+    assert asked.keys() == search.population.perturbed.keys() == {"learning_rate", "dropout", "augmentation_rotation"}
+    for name, (low, high) in search.population.perturbed.items():
+        assert low <= asked[name].low, "first values lie in the range of later ones"
+        assert asked[name].high <= high
+    fields = _row("captioning_pbt", "usual values")
+    assert (search.population.size, search.population.segment_epochs) == (8, 2)
+    assert (fields["augmentation"], fields["schedule"]) == ("improved", "constant")
 
 
 def test_quickstart_is_small_and_shows_every_decoder() -> None:

@@ -323,8 +323,16 @@ def _failing(trial: Any) -> SmallConfig:
         ({"columns": ("cider", "bleu")}, "columns='bleu' is unknown"),
         ({"group_by": "decodr"}, "group_by='decodr' is unknown; did you mean 'decoder'"),
         ({"base_row": "Transfomer"}, "base_row='Transfomer' is unknown; did you mean 'Transformer'"),
-        ({"sampler": "grid"}, "sampler='grid' is unknown"),
-        ({"pruner": "median"}, "pruner='median' is unknown"),
+        ({"sampler": "nsga"}, "sampler='nsga' is unknown; did you mean 'nsga2'"),
+        ({"pruner": "hyprband"}, "pruner='hyprband' is unknown; did you mean 'hyperband'"),
+        ({"sampler": "grid"}, "learning_rate is a float from 0.0001 to 0.01: pin it with --set learning_rate=VALUE"),
+        (
+            {"further_objectives": ("parametrs",)},
+            "further_objectives='parametrs' is unknown; did you mean 'parameters'",
+        ),
+        ({"further_objectives": ("cider",)}, "the objective 'cider' is named twice"),
+        ({"further_objectives": ("parameters",), "pruner": "median"}, "pruner='median' is not possible with several"),
+        ({"further_objectives": ("latency_ms",)}, "latency_ms is measured only with measure_latency=True"),
         ({"num_trials": 0}, "num_trials=0 is out of range"),
         ({"rows": {"a\nb": ROWS["GRU"]}}, "the row name"),
         ({"rows": {"x": {**ROWS["GRU"], "drop": 0.1}}}, "row 'x': unknown key 'drop'.*did you mean 'dropout'"),
@@ -357,6 +365,10 @@ def test_check_accepts() -> None:
     check(_search(base_row="GRU", group_by="decoder", columns=("cider", "val_loss"), name="A-1_b.c"))
     check(_search(), pins={"dropout": 0.2})
     check(_search(), pins={"objective": "val_loss"})
+    check(_search(columns=("cider", "latency_ms"), further_objectives=("parameters", "val_loss")))
+    check(_search(further_objectives=("latency_ms",)), pins={"measure_latency": True})
+    check(_search(sampler="grid"), pins={"learning_rate": 1e-3})
+    check(_search(sampler="grid", num_trials=2))  # the rows alone
     with pytest.raises(BadInput, match="unknown key 'x'"):
         check(_search(), pins={"x": 0.2})
 

@@ -17,9 +17,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trainables.captioning import Captioning
 from trainables.parts.scenes import write_scenes
-from vltune import checkpoints
+from vltune import checkpoints, models
 from vltune.contract import BadInput, Draws, EpochReport, TrainingFailure
-from vltune.train import LocalRuntime, Progress, Trial, evaluate, fit
+from vltune.runtime import LocalRuntime, Progress
+from vltune.train import Trial, evaluate, fit
 
 torch.set_num_threads(1)
 SMALL: dict[str, Any] = {
@@ -36,7 +37,7 @@ SMALL: dict[str, Any] = {
     "epochs": 2,
     "learning_rate": 3e-3,
 }
-TIMES = ("train_seconds", "samples_per_second", "evaluate_seconds", "peak_memory_mb")
+TIMES = ("train_seconds", "samples_per_second", "evaluate_seconds", "training_seconds", "peak_memory_mb")
 
 
 class Killed(BaseException):
@@ -244,7 +245,7 @@ def test_no_epochs_evaluate_the_untrained_model(tmp_path: Path, gradients: list[
     assert [(r.epoch, r.last, r.best) for r in runtime.reports] == [(0, True, True)]
     assert not gradients
     assert "train_loss" not in runtime.reports[0].metrics
-    model, config = checkpoints.read_model(kept(tmp_path)[0], {"line": Line})
+    model, config = models.read_model(kept(tmp_path)[0], {"line": Line})
     assert isinstance(model, Line)
     assert isinstance(config, LineConfig)
     torch.testing.assert_close(model.head.weight, new_line(LineConfig()).head.weight)

@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there, and the only place where weights are read.
+"""Checkpoints that are either whole or not there, and the only place where files of weights are read.
 
 A checkpoint is a folder whose files were flushed to the disk before its ``MANIFEST.json``, which holds their sizes and
 SHA-256. Weights and optimizer state are safetensors, all else is JSON: nothing is ever unpickled.
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vltune.contract import Assets, BadInput, Family, NotFound, TrialConfig, lookup
+from vltune.contract import BadInput, NotFound
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
@@ -29,10 +29,12 @@ FORMAT = 1
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+RAW = "raw.safetensors"
+"""The weights themselves, where ``MODEL`` holds their moving average."""
 STATE = "state.json"
 RECORDS = "records.json"
 SAMPLES = "samples"
-TRAINING_ONLY = (OPTIMIZER, STATE)
+TRAINING_ONLY = (OPTIMIZER, RAW, STATE)
 """Files that going on with training needs and predicting does not."""
 
 _NAME = re.compile(r"epoch-(\d+)\.[0-9a-f]{8}")
@@ -73,7 +75,7 @@ def commit(parent: Path, epoch: int, write: Callable[[Path], None]) -> Checkpoin
 def seal(folder: Path) -> None:
     """Flushes all files of a folder to the disk and writes their sizes and hashes into its manifest."""
     files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST):
         _flush(path)
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256(path)}
     draft = folder / f".{MANIFEST}"
@@ -138,6 +140,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hexadecimal SHA-256 of tensors: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -200,72 +212,3 @@ def read_foreign_weights(path: Path, *, sha256_prefix: str | None = None) -> dic
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadInput(f"{path} holds no state dict: it must map names to tensors.")
     return dict(state)
-
-
-def write_model(folder: Path, model: Family, *, record: Mapping[str, Any], assets: Assets) -> None:
-    """Writes all that predicting needs: weights, ``config.json`` with the trial's whole record, and the assets."""
-    write_tensors(folder / MODEL, model.state_dict())
-    (folder / CONFIG).write_text(json.dumps(record, indent=1, ensure_ascii=False))
-    for name, text in assets.items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The trial's record that lies with a model: ``family``, ``config``, ``assets`` and what else was recorded.
-
-    Raises:
-        BadInput: the folder holds no model of ours.
-    """
-    try:
-        record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        _ = record["family"], record["config"], record["assets"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{folder} holds no model: {CONFIG} is missing or broken.") from error
-    return record
-
-
-def read_model(folder: Path, families: Mapping[str, type[Family]]) -> tuple[Family, TrialConfig]:
-    """The model of a committed folder, in evaluation mode on the CPU, and its configuration.
-
-    Raises:
-        BadInput: the folder holds no model.
-        NotFound: its family is not among ``families``.
-        Corrupt: a file is not what was committed.
-    """
-    record = read_record(folder)
-    verify(folder, required=model_files(folder, record))
-    family = lookup(families, record["family"], "model family")
-    config = family.Config.from_fields(record["config"])
-    model = family(config.without_sources(), read_assets(folder, record))
-    load_weights(model, read_tensors(folder / MODEL))
-    return model.eval(), config
-
-
-def model_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
-    """Names of all that predicting needs: weights, ``config.json``, and the assets that it names.
-
-    Raises:
-        BadInput: an asset would lie outside the folder.
-    """
-    for name in record["assets"]:
-        if Path(name).name != name or name in ("", ".."):
-            raise BadInput(f"{folder / CONFIG} names an asset outside its folder: {name!r}.")
-    return [MODEL, CONFIG, *record["assets"]]
-
-
-def read_assets(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """The assets that lie with a model."""
-    model_files(folder, record)
-    return {name: (folder / name).read_text(encoding="utf-8") for name in record["assets"]}
-
-
-def load_weights(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts weights into a model that must have exactly these.
-
-    Raises:
-        Corrupt: a name is missing or too many, or a shape differs.
-    """
-    try:
-        model.load_state_dict(dict(tensors), strict=True)
-    except RuntimeError as error:
-        raise Corrupt(f"the weights do not fit the model: {' '.join(str(error).split())[:300]}") from error

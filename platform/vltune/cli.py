@@ -1,7 +1,7 @@
 """The command line: arguments, errors in one line, exit codes. What commands do stands in ``commands.py``,
 and in ``launch.py`` for those that train.
 
-Nothing of vltune is imported before the arguments are read: ``vltune --help`` does not wait for torch.
+Nothing heavy is imported before the arguments are read: ``vltune --help`` does not wait for torch.
 """
 
 import argparse
@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
+
+from vltune.strategies import PRUNERS, SAMPLERS
 
 OK, FAILURE, BAD_INPUT, NOT_FOUND, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -70,8 +72,13 @@ def _parser() -> _Parser:
     )
     search.add_argument("search", metavar="NAME", help="a shipped search, or the path of your own Python file")
     search.add_argument("--trials", type=_positive, metavar="N", help="trials in all, named rows included")
-    search.add_argument("--sampler", choices=("tpe", "random"), help="instead of the search's own")
-    search.add_argument("--pruner", choices=("none", "successive_halving"), help="instead of the search's own")
+    search.add_argument("--sampler", choices=tuple(SAMPLERS), help="instead of the search's own")
+    search.add_argument("--pruner", choices=tuple(PRUNERS), help="instead of the search's own")
+    search.add_argument(
+        "--objectives",
+        metavar="METRICS",
+        help="such as cider,parameters: look for the Pareto front; the first one chooses each trial's best epoch",
+    )
     search.add_argument("--name", metavar="RUNNAME", help="name of the run (default: the search's, numbered)")
 
     train = add(
@@ -123,6 +130,10 @@ def _parser() -> _Parser:
     compare = add("compare", "show runs in one table", "vltune compare quickstart --sort val_loss --format md")
     compare.add_argument("runs", nargs="+", metavar="RUNNAME")
     compare.add_argument("--sort", metavar="METRIC", help="metric that orders the rows (default: the objective)")
+    compare.add_argument(
+        "--with-test", action="store_true", help="show the test split beside validation, which still orders the rows"
+    )
+    compare.add_argument("--data", metavar="PATH", help="with --with-test: folder of the data set, if it has moved")
     compare.add_argument("--format", choices=("table", "md", "csv"), default="table", help="default: table")
 
     promote = add(
@@ -138,12 +149,14 @@ def _parser() -> _Parser:
     add("models", "list the promoted models", "vltune models")
     predict = add(
         "predict",
-        "caption pictures with a promoted model",
+        "let a promoted model caption, find or judge pictures and texts",
         "vltune predict quickstart@champion a.jpg",
     )
     predict.add_argument("model", metavar="MODEL", help="NAME@ALIAS, NAME/VERSION, or a model's folder")
-    predict.add_argument("sources", nargs="+", metavar="PICTURE")
-    for parser_ in (promote, predict):
+    predict.add_argument("sources", nargs="+", metavar="SOURCE", help="pictures; texts, where the model reads texts")
+    predict.add_argument("--among", metavar="PATH", help="rank the pictures of this folder, or this file's lines")
+    predict.add_argument("--top", type=_positive, default=5, metavar="N", help="with --among: so many (default: 5)")
+    for parser_ in (compare, promote, predict):
         parser_.add_argument("--space", metavar="FILE", help="your Python file, for a family of your own")
     ui = add("ui", "open MLflow over the runs, on this machine only", "vltune ui --port 5001")
     ui.add_argument("--port", type=_port, default=5000, metavar="N", help="default: 5000")

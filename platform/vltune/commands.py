@@ -18,8 +18,10 @@ from vltune.screen import Screen, storage_flag
 
 if TYPE_CHECKING:
     from vltune.compare import Table
+    from vltune.ledger import Ledger
     from vltune.registry import Model
 
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 NOTHING_YET = "no run was started here yet: vltune search quickstart"
 
 
@@ -70,7 +72,7 @@ def status(arguments: Namespace, screen: Screen) -> int:
                     "state": trial.state if ended else "interrupted",
                     "epoch": epochs[-1].epoch if epochs else 0,
                     "epochs": trial.config.get("epochs", 0),
-                    record.objective: best.metrics[record.objective] if best else None,
+                    **{name: best.metrics.get(name) if best else None for name in record.directions},
                     "error": trial.error,
                 }
             )
@@ -84,6 +86,7 @@ def status(arguments: Namespace, screen: Screen) -> int:
                 "trials": dict(Counter(row["state"] for row in rows)),
                 "num_trials": record.num_trials,
                 "objective": record.objective,
+                "further_objectives": list(record.further_objectives),
                 "best": pick(values) if values else None,
                 "unsent_to_mlflow": ledger.backlog(record.name),
                 "rows": rows,
@@ -137,12 +140,14 @@ def stop(arguments: Namespace, screen: Screen) -> int:
 
 def compare(arguments: Namespace, screen: Screen) -> int:
     """Shows runs in one table."""
-    from vltune.compare import as_csv, as_json, as_markdown
     from vltune.console import as_text
+    from vltune.forms import as_csv, as_json, as_markdown
     from vltune.ledger import Ledger
     from vltune.summary import table
 
-    shown: Table = table(Ledger.existing(arguments.storage), arguments.runs, sort_by=arguments.sort or "")
+    ledger = Ledger.existing(arguments.storage)
+    tested = _tested(arguments, ledger, screen) if arguments.with_test else None
+    shown: Table = table(ledger, arguments.runs, sort_by=arguments.sort or "", tested=tested)
     if arguments.format == "md":
         text = as_markdown(shown)
     elif arguments.format == "csv":
@@ -153,6 +158,22 @@ def compare(arguments: Namespace, screen: Screen) -> int:
     return 0
 
 
+def _tested(arguments: Namespace, ledger: "Ledger", screen: Screen) -> dict[str, tuple[dict[str, float], str]]:
+    """What the finished trials of some runs score on the test split, which is read once for each."""
+    from vltune.promotion import score_trial
+
+    trials = [trial for run in arguments.runs for trial in ledger.trials(ledger.search(run).name)]
+    finished = [trial for trial in trials if trial.state == "finished"]
+    found = {}
+    for number, trial in enumerate(finished, start=1):
+        screen.say(f"test split: {trial.row or trial.uid} ({number} of {len(finished)})")
+        scores = score_trial(
+            arguments.storage, ledger, trial, families=_families(arguments), data=arguments.data, say=lambda _: None
+        )[1]
+        found[trial.uid] = scores.metrics, scores.warning
+    return found
+
+
 # -- models
 
 
@@ -160,7 +181,7 @@ def promote(arguments: Namespace, screen: Screen) -> int:
     """Scores a model on the test split and makes it a version of a registered model."""
     from vltune.promotion import promote as promote_trial
 
-    model, scores = promote_trial(
+    model, found = promote_trial(
         arguments.storage,
         arguments.run,
         uid=arguments.trial,
@@ -170,10 +191,12 @@ def promote(arguments: Namespace, screen: Screen) -> int:
         families=_families(arguments),
         say=screen.say,
     )
-    shown = ", ".join(f"{key} {value:.4g}" for key, value in scores.items())
+    shown = ", ".join(f"{key} {value:.4g}" for key, value in found.metrics.items())
     reference = f"{model.name}@{arguments.alias}"
     text = f"{reference} is version {model.version} now: trial {model.trial_uid}\ntest split: {shown}"
-    screen.result(text, {"reference": reference, "test": scores, **asdict(model)})
+    screen.result(text, {"reference": reference, "test": found.metrics, "warning": found.warning, **asdict(model)})
+    if found.warning:
+        screen.say(f"warning: {found.warning}")
     screen.say(f"use it: vltune predict {reference} PICTURE{storage_flag(arguments.storage)}")
     return 0
 
@@ -224,10 +247,36 @@ def predict(arguments: Namespace, screen: Screen) -> int:
 
     model = load_promoted(arguments.storage, arguments.model, families=_families(arguments))
     records = predict_samples(model, model.read(arguments.sources))
-    lines = [f"{source}: {record.get('caption')}" for source, record in zip(arguments.sources, records, strict=True)]
-    document = [{"source": s, **record} for s, record in zip(arguments.sources, records, strict=True)]
-    screen.result("\n".join(lines), document)
+    if arguments.among is not None:
+        others = predict_samples(model, model.read(_gallery(arguments.among)))
+        found = model.rank(records, others, top=arguments.top)
+        lines = [
+            line
+            for query in found
+            for line in (f"{query['id']}:", *(f"  {best['similarity']:.3f}  {best['id']}" for best in query["best"]))
+        ]
+        screen.result("\n".join(lines), found)
+        return 0
+    shown = [{k: v for k, v in record.items() if not k.startswith("_")} for record in records]
+    screen.result("\n".join(f"{r['id']}: {model.said(r)}" for r in records), [{"source": r["id"], **r} for r in shown])
     return 0
+
+
+def _gallery(path: str) -> list[str]:
+    """The pictures of a folder, or the lines of a text file."""
+    place = Path(path).expanduser()
+    try:
+        if place.is_dir():
+            found = sorted(str(p) for p in place.rglob("*") if p.suffix.lower() in PICTURES)
+        else:
+            found = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise NotFound(f"--among {path}: there is no such folder or file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"--among {path}: give a folder of pictures, or a file with a text in each line.") from error
+    if not found:
+        raise BadInput(f"--among {path}: there is no picture ({', '.join(PICTURES)}) or line of text in it.")
+    return found
 
 
 def ui(arguments: Namespace, screen: Screen) -> int:

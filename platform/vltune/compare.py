@@ -1,24 +1,28 @@
-"""Finished trials side by side: the comparison table, its marks, and its forms for people and for programs."""
+"""Finished trials side by side: the comparison table and its marks. Its forms are those of ``forms.py``."""
 
-import csv
-import dataclasses
-import io
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vltune.contract import BadInput, Direction, RunRow, is_better, lookup
+from vltune.contract import ENGINE_METRICS, BadInput, Direction, RunRow, is_better, lookup
+from vltune.objectives import pareto_front
 
-Kind = Literal["label", "parameter", "epochs", "metric", "improvement", "count", "seconds", "remark"]
+Kind = Literal["label", "parameter", "epochs", "front", "metric", "improvement", "count", "seconds", "remark"]
 Cell = str | int | float | bool | None
 
 BEST, BEST_OF_GROUP = "●", "○"
 """Marks of the best value of a column, in the whole table and among the rows of a group."""
 
-_COMPETING = ("finished", "stopped", "pruned")
-_NOT_PARAMETERS = ("data", "objective", "epochs")
+ON_FRONT = "◆"
+"""What stands in the column ``front`` of a row that is on the Pareto front."""
+
+_KINDS: Mapping[str, Kind] = {"parameters": "count", "trainable_parameters": "count", "training_seconds": "seconds"}
+"""How metrics of the engine are written; all others are plain numbers."""
+
+COMPETING = ("finished", "stopped", "pruned")
+"""States of rows that may be the best, or on the front."""
+_NOT_PARAMETERS = ("data", "objective", "epochs", "start_from", "until_epoch")
 """Fields that make no column of their own: equal in all rows, or, as the epochs and all hashes, told by another one."""
 
 _ERROR_LENGTH = 80
@@ -53,11 +57,17 @@ class Table:
     """(row, column key) -> ``BEST`` or ``BEST_OF_GROUP``."""
     notes: tuple[str, ...]
     """What is true of all rows, a line each; stands under the table."""
+    objectives: tuple[str, ...] = ()
+    """Keys of the columns that the search was after, the first objective first."""
 
     def column(self, key: str) -> list[Cell]:
         """The values of one column, from the first row to the last."""
         index = [column.key for column in self.columns].index(key)
         return [row.cells[index] for row in self.rows]
+
+    def may_be_marked(self, column: Column) -> bool:
+        """Whether the cells of a column need room for a mark."""
+        return column.kind == "metric" or any(key == column.key for _, key in self.marks)
 
 
 def table_of(
@@ -65,6 +75,7 @@ def table_of(
     *,
     objective: str,
     directions: Mapping[str, Direction],
+    further_objectives: Sequence[str] = (),
     base_row: str = "",
     group_by: str = "",
     columns: Sequence[str] = (),
@@ -78,11 +89,13 @@ def table_of(
 
     Args:
         objective: the metric that the improvement is measured by, and that sorts unless ``sort_by`` does.
-        directions: the family's metrics, and which way each is better.
+        directions: the family's metrics, and which way each is better. Metrics of the engine may be named beside them.
+        further_objectives: metrics that were optimised too: they get columns, and the Pareto front is marked.
         base_row: name of the row that the improvement is measured against; empty: no such column. Of several rows
             with this name the first one counts.
         group_by: field of the configuration; the best row of each of its values is marked.
-        columns: metrics to show; empty: the objective and ``val_loss``.
+        columns: metrics to show, before those objectives that are not among them; empty: the objectives and
+            ``val_loss``.
         sort_by: metric that orders the rows. Rows without a finite value come last.
         split: what the metrics were computed on.
         notes: lines for under the table.
@@ -95,11 +108,16 @@ def table_of(
     """
     if not rows:
         raise BadInput("there is nothing to compare: no trial matches.")
-    metrics = tuple(columns) or tuple(dict.fromkeys((objective, *(["val_loss"] if "val_loss" in directions else []))))
+    objectives = (objective, *further_objectives)
+    loss = ["val_loss"] if "val_loss" in directions else []
+    aims = objectives if further_objectives or not columns else ()  # who names columns may leave one objective out
+    metrics = tuple(dict.fromkeys((*columns, *aims) if columns else (*aims, *loss)))
+    family = directions
+    directions = {**ENGINE_METRICS, **directions}
     for name in (objective, *metrics, *([sort_by] if sort_by else [])):
         lookup(directions, name, "metric")
     _same_data(rows)
-    _same_family(rows, directions)
+    _same_family(rows, family)
     if group_by:
         lookup(rows[0].config, group_by, "field to group by")
 
@@ -112,20 +130,30 @@ def table_of(
     shared = _shared(rows)
     remarks = [_remarks(row, shared) for row in rows]
     heads = [Column("name", "name", "label"), *(Column(name, name, "parameter") for name in differing)]
-    heads += [Column("epochs", "epochs", "epochs"), *(Column(name, name, "metric") for name in metrics)]
+    heads.append(Column("epochs", "epochs", "epochs"))
+    if further_objectives:
+        heads.append(Column("front", "front", "front"))
+    heads += [Column(name, name, _KINDS.get(name, "metric")) for name in metrics]
     if base is not None:
         heads.append(Column("improvement", "% over base", "improvement"))
-    heads += [Column("parameters", "parameters", "count"), Column("seconds", "time", "seconds")]
+    heads += [Column("parameters", "parameters", "count")] if "parameters" not in metrics else []
+    heads.append(Column("seconds", "time", "seconds"))
     if any(remarks):
         heads.append(Column("remark", "remark", "remark"))
 
+    front = _front(rows, objectives, directions)
+
     def cells(row: RunRow, remark: str) -> tuple[Cell, ...]:
         found: dict[str, Cell] = {"name": row.name or row.uid, "epochs": row.epochs, "remark": remark}
-        found |= {"parameters": row.parameters or None, "seconds": row.seconds}
+        found |= {"parameters": row.parameters or None, "seconds": row.seconds, "front": row.uid in front}
         if base is not None:
             found["improvement"] = improvement(row.metrics.get(objective, math.nan), base, directions[objective])
         by_kind = {"parameter": row.config, "metric": row.metrics}
-        return tuple(by_kind.get(head.kind, found).get(head.key) for head in heads)
+        places = [by_kind.get(head.kind, found) for head in heads]
+        return tuple(
+            place[head.key] if head.key in place else row.metrics.get(head.key)
+            for place, head in zip(places, heads, strict=True)
+        )
 
     table = tuple(
         TableRow(row.uid, row.run, row.state, cells(row, remark)) for row, remark in zip(rows, remarks, strict=True)
@@ -133,7 +161,11 @@ def table_of(
     marks = _marks(rows, metrics, directions, group_by)
     unlike = _unlike(rows, dict.fromkeys((*metrics, objective, key)), measured_by or {})
     facts = _facts(rows, split, marks, group_by)
-    return Table(tuple(heads), table, marks, (*facts, *_everywhere(shared), *base_note, *unlike, *notes))
+    if further_objectives:
+        goals = ", ".join(f"{name} ({directions[name]})" for name in objectives)
+        facts.append(f"{ON_FRONT} Pareto front of {goals}: no row is better in one of them and as good in the others.")
+    lines = (*facts, *_everywhere(shared), *base_note, *unlike, *notes)
+    return Table(tuple(heads), table, marks, lines, objectives)
 
 
 def improvement(value: float, base: float, direction: Direction) -> float | None:
@@ -157,7 +189,7 @@ def _same_data(rows: Sequence[RunRow]) -> None:
 
 def _same_family(rows: Sequence[RunRow], directions: Mapping[str, Direction]) -> None:
     for row in rows:
-        missing = [name for name in directions if row.metrics and name not in row.metrics]
+        missing = [n for n in directions if row.metrics and n not in row.metrics and not n.startswith("test_")]
         if missing or set(row.config) != set(rows[0].config):
             what = f"has no metric {missing[0]}" if missing else f"has other fields than run {_title(rows[0])}"
             raise BadInput(f"run {_title(row)} {what}: it is of another family; name runs of one family.")
@@ -221,7 +253,7 @@ def _shared(rows: Sequence[RunRow]) -> list[str]:
 
 
 def _everywhere(shared: Sequence[str]) -> list[str]:
-    return [f"In all rows {'; '.join(map(_one_line, shared))}."] if shared else []
+    return [f"In all rows {'; '.join(map(one_line, shared))}."] if shared else []
 
 
 def _remarks(row: RunRow, shared: Sequence[str]) -> str:
@@ -231,22 +263,23 @@ def _remarks(row: RunRow, shared: Sequence[str]) -> str:
         "stopped": f"stopped after epoch {row.epochs}",
         "failed": f"failed: {_short(row.error)}" if row.error else "failed",
     }.get(row.state, row.state)
-    return "; ".join(filter(None, (state, *(_one_line(note) for note in row.notes if note not in shared))))
+    return "; ".join(filter(None, (state, *(one_line(note) for note in row.notes if note not in shared))))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A text on one line, without control characters."""
     return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
 def _short(text: str) -> str:
-    text = _one_line(text)
+    text = one_line(text)
     return text if len(text) <= _ERROR_LENGTH else text[: _ERROR_LENGTH - 1].rstrip() + "…"
 
 
 def _marks(
     rows: Sequence[RunRow], metrics: Sequence[str], directions: Mapping[str, Direction], group_by: str
 ) -> dict[tuple[int, str], str]:
-    competing = [index for index, row in enumerate(rows) if row.state in _COMPETING]
+    competing = [index for index, row in enumerate(rows) if row.state in COMPETING]
     groups: dict[str, list[int]] = {}
     if group_by:
         for index in competing:
@@ -256,6 +289,14 @@ def _marks(
         for members, mark in [*((group, BEST_OF_GROUP) for group in groups.values()), (competing, BEST)]:
             marks |= {(index, name): mark for index in _best(rows, members, name, directions[name])}
     return marks
+
+
+def _front(rows: Sequence[RunRow], objectives: Sequence[str], directions: Mapping[str, Direction]) -> set[str]:
+    """Uids of the rows on the Pareto front."""
+    rivals = [row for row in rows if row.state in COMPETING]
+    points = [[row.metrics.get(name, math.nan) for name in objectives] for row in rivals]
+    front = pareto_front(points, [directions[name] for name in objectives])
+    return {row.uid for row, is_on in zip(rivals, front, strict=True) if is_on}
 
 
 def _best(rows: Sequence[RunRow], members: Sequence[int], name: str, direction: Direction) -> list[int]:
@@ -279,142 +320,3 @@ def _facts(rows: Sequence[RunRow], split: str, marks: Mapping[Any, str], group_b
     if any(row.state == "pruned" for row in rows):
         facts.append("Pruned rows trained for fewer epochs than they were given: their values are not final.")
     return facts
-
-
-def folded(table: Table) -> Table:
-    """The same table with its parameter columns as one, which names what a row has other than most rows."""
-    indices = [i for i, column in enumerate(table.columns) if column.kind == "parameter"]
-    if len(indices) < 2:
-        return table
-    common = {i: Counter(_repr(row.cells[i]) for row in table.rows).most_common(1)[0] for i in indices}
-    # a value that most rows do not share is said in each row
-    usual = {i: text for i, (text, times) in common.items() if 2 * times >= len(table.rows)}
-
-    def fold(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-        own = [f"{table.columns[i].key}={_repr(cells[i])}" for i in indices if _repr(cells[i]) != usual.get(i)]
-        return (cells[0], " ".join(own), *(cell for i, cell in enumerate(cells) if i and i not in indices))
-
-    columns = (table.columns[0], Column("settings", "settings", "parameter"))
-    columns += tuple(c for i, c in enumerate(table.columns) if i and i not in indices)
-    rows = tuple(dataclasses.replace(row, cells=fold(row.cells)) for row in table.rows)
-    stated = ", ".join(f"{table.columns[i].key}={text}" for i, text in usual.items())
-    notes = [f"Where a row does not say otherwise: {stated}."] if usual else []
-    return dataclasses.replace(table, columns=columns, rows=rows, notes=(*table.notes, *notes))
-
-
-def _repr(cell: Cell) -> str:
-    if isinstance(cell, float):
-        return f"{cell:.3g}" if math.isfinite(cell) else str(cell)
-    return "–" if cell is None or cell == "" else _one_line(str(cell))
-
-
-def texts_of(table: Table) -> list[list[str]]:
-    """Every cell as people read it, without marks; the numbers of a metric all with the same decimals."""
-    columns = [
-        [_text(cell, column.kind, _decimals(table.column(column.key))) for cell in table.column(column.key)]
-        for column in table.columns
-    ]
-    return [list(row) for row in zip(*columns, strict=True)]
-
-
-def _decimals(cells: Sequence[Cell]) -> int:
-    """Four digits for the greatest number of a column, so that its numbers stand under each other."""
-    sizes = [abs(cell) for cell in cells if isinstance(cell, int | float) and math.isfinite(cell)]
-    greatest = max(sizes, default=0.0)
-    return min(4, max(0, 3 - math.floor(math.log10(greatest)))) if greatest > 0 else 4
-
-
-def _text(cell: Cell, kind: Kind, decimals: int) -> str:
-    if kind == "seconds" and isinstance(cell, int | float):
-        return duration(cell)
-    if kind == "remark":
-        return str(cell or "")
-    if cell is None or isinstance(cell, str) or kind not in ("metric", "improvement", "count"):
-        return _repr(cell)
-    if kind == "count":
-        return amount(int(cell))
-    if not math.isfinite(cell):
-        return str(cell)
-    if kind == "improvement":
-        return f"{cell:+.2f}"
-    small = 1e-6 < abs(cell) < 10.0**-decimals  # what is smaller still is a metric's way to say nothing
-    return f"{cell:.2e}" if small else f"{cell:.{decimals}f}"
-
-
-def amount(number: int) -> str:
-    """A count in short: ``950``, ``48.2 k``, ``1.84 M``."""
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:#.3g}".rstrip(".") + f" {unit}"
-    return str(number)
-
-
-def duration(seconds: float) -> str:
-    """A time in short: ``8.3 s``, ``2 m 05 s``, ``3 h 12 m``."""
-    if not math.isfinite(seconds):
-        return "–"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} m {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} m"
-
-
-def as_markdown(table: Table) -> str:
-    """GitHub's Markdown: the best of all is bold, the best of a group in italics; the notes are a list."""
-    words = [column.kind in ("label", "parameter", "remark") for column in table.columns]
-    lines = [
-        "| " + " | ".join(_escaped(column.title) for column in table.columns) + " |",
-        "|" + "|".join("---" if word else "---:" for word in words) + "|",
-    ]
-    around = {BEST: "**", BEST_OF_GROUP: "*", "": ""}
-    for index, row in enumerate(texts_of(table)):
-        cells = []
-        for column, text in zip(table.columns, row, strict=True):
-            mark = table.marks.get((index, column.key), "")
-            cells.append(f"{around[mark]}{_escaped(text)}{around[mark]}" + (f" {mark}" if mark else ""))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"- {_escaped(note)}" for note in table.notes)]) + "\n"
-
-
-def _escaped(text: str) -> str:
-    for sign in "\\|*`<":
-        text = text.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
-    return text
-
-
-def as_csv(table: Table) -> str:
-    """RFC 4180 (https://www.rfc-editor.org/rfc/rfc4180), numbers in full; last, what a row is best at."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow([column.key for column in table.columns] + ["uid", "run", "state", "best", "best_of_group"])
-    for index, row in enumerate(table.rows):
-        best = [";".join(_marked(table, index, mark)) for mark in (BEST, BEST_OF_GROUP)]
-        writer.writerow(["" if cell is None else cell for cell in row.cells] + [row.uid, row.run, row.state, *best])
-    return out.getvalue()
-
-
-def as_json(table: Table) -> dict[str, Any]:
-    """Plain values for ``json.dumps``; what is not a finite number is null."""
-    rows = [
-        {
-            **{column.key: _plain(cell) for column, cell in zip(table.columns, row.cells, strict=True)},
-            "uid": row.uid,
-            "run": row.run,
-            "state": row.state,
-            "best": _marked(table, index, BEST),
-            "best_of_group": _marked(table, index, BEST_OF_GROUP),
-        }
-        for index, row in enumerate(table.rows)
-    ]
-    return {"columns": [dataclasses.asdict(c) for c in table.columns], "rows": rows, "notes": list(table.notes)}
-
-
-def _plain(cell: Cell) -> Cell:
-    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
-
-
-def _marked(table: Table, index: int, mark: str) -> list[str]:
-    """What a row is best at. The best of all is the best of its group too, but is named once."""
-    return [key for (row, key), found in table.marks.items() if row == index and found == mark]

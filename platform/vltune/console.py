@@ -16,10 +16,13 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-from vltune.compare import BEST, Column, Table, duration, folded, texts_of
+from vltune.compare import BEST, Column, Table
 from vltune.contract import Direction, EpochReport, is_better
+from vltune.forms import duration, folded, texts_of
 from vltune.parameters import plain_text
+from vltune.population import copied
 from vltune.space import Description
+from vltune.strategies import PRUNERS, SAMPLERS
 
 _WORDS = ("label", "parameter")
 _FIRST_TO_GO = ("seconds", "epochs", "parameters", "improvement")
@@ -55,7 +58,9 @@ def as_text(table: Table, *, width: int = 100, color: bool = False) -> str:
         table = folded(table)
     metrics = [column.key for column in table.columns if column.kind == "metric"]
     present = [column.key for column in table.columns]
-    for key in (*_FIRST_TO_GO, *reversed(metrics[1:])):
+    aims = table.objectives
+    going = dict.fromkeys((*_FIRST_TO_GO, *(key for key in reversed(metrics[1:]) if key not in aims)))
+    for key in (*(key for key in going if key not in aims), *reversed(aims[1:])):
         if key in present and _least(table, left_out, width) > width:
             left_out.append(key)
     console.print(_grid(table, left_out, width))
@@ -68,6 +73,8 @@ def as_text(table: Table, *, width: int = 100, color: bool = False) -> str:
 
 def grid_text(rows: Sequence[Mapping[str, Any]], *, width: int = 100) -> str:
     """Plain rows as a grid for a terminal; a column in which every cell is empty is left out."""
+    if not rows:
+        return ""
     console = Console(file=io.StringIO(), width=width, highlight=False, markup=False, legacy_windows=False, _environ={})
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
     columns = [key for key in rows[0] if any(row[key] not in ("", None) for row in rows)]
@@ -103,16 +110,27 @@ def _wrapped(text: str, width: int) -> str:
 def description_text(description: Description, *, width: int = 100) -> str:
     """A search's space for a terminal: what is asked, what is fixed, and the named rows."""
     d = description
-    better = {"max": "higher", "min": "lower"}[d.direction]
-    pruner = "" if d.pruner == "none" else f", pruner {d.pruner}"
+    better = {"max": "higher", "min": "lower"}
+    goals = {d.objective: d.direction, **d.further_objectives}
+    aims = "objective" + ("s" if len(goals) > 1 else "")
+    aims += " " + ", ".join(f"{name} ({better[direction]} is better)" for name, direction in goals.items())
     lines = [
         f"{d.name}: {d.question}",
-        f"family {d.family}; objective {d.objective} ({better} is better); {d.num_trials} trials; "
-        f"sampler {d.sampler}{pruner}",
+        f"family {d.family}; {aims}; {d.num_trials} trials",
+        f"sampler {d.sampler}: {SAMPLERS[d.sampler]}",
+        *([f"pruner {d.pruner}: {PRUNERS[d.pruner]}"] if d.pruner != "none" else []),
         "",
         "searched:",
         *(f"  {parameter}" for parameter in d.parameters),
     ]
+    if d.population is not None:
+        p = d.population
+        lines += [
+            "",
+            f"a population of {p.size}: every {p.segment_epochs} epochs the worst {copied(p)} become copies of one of "
+            f"the best {copied(p)}, and change:",
+        ]
+        lines += [f"  {name}: {low:g} to {high:g}" for name, (low, high) in p.perturbed.items()]
     if d.fixed:
         lines += ["", "fixed:", *(f"  {key}={plain_text(value)}" for key, value in d.fixed.items())]
     if d.derived:
@@ -165,7 +183,7 @@ def _widths(table: Table, width: int) -> list[tuple[int, int]]:
     """Least and natural width of each column. A number is never cut; words wrap down to what can still be read."""
     texts, widths = texts_of(table), []
     for i, column in enumerate(table.columns):
-        natural = max((cell_len(row[i]) for row in texts), default=0) + (2 if column.kind == "metric" else 0)
+        natural = max((cell_len(row[i]) for row in texts), default=0) + (2 if table.may_be_marked(column) else 0)
         settings = min(36, max(16, width // 3))
         readable = {"label": 16, "parameter": settings if column.key == "settings" else 24}
         least = min(natural, readable.get(column.kind, natural))
@@ -208,8 +226,8 @@ def _grid(table: Table, left_out: Sequence[str], width: int) -> Grid:
 
 
 def _cell(table: Table, index: int, column: Column, text: str) -> Text:
-    # every cell of a metric keeps a place for the mark, so that the numbers stand under each other
-    mark = f" {table.marks.get((index, column.key), ' ')}" if column.kind == "metric" else ""
+    # every cell of such a column keeps a place for the mark, so that the numbers stand under each other
+    mark = f" {table.marks.get((index, column.key), ' ')}" if table.may_be_marked(column) else ""
     return Text(
         text + mark,
         style="bold" if BEST in mark else "",

@@ -8,7 +8,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,7 +21,8 @@ Assets = Mapping[str, str]
 """What a model needs beside its weights: file name -> text of the file (``tokenizer.json``). Saved with the model."""
 
 Record = dict[str, Any]
-"""One evaluated sample, JSON values only; ``id`` is the sample's."""
+"""One evaluated sample, JSON values only; ``id`` is the sample's. A key that begins with ``_`` may hold an array: it is
+for ``score`` alone, and is not stored."""
 
 Batch = dict[str, Any]
 """What ``collate`` makes: tensors go to the device, everything else stays as it is."""
@@ -35,6 +38,25 @@ class NotFound(BadInput):
 
 class Unreachable(RuntimeError):
     """A server or a cluster that a person named does not answer."""
+
+
+@runtime_checkable
+class Library(Protocol):
+    """Where promoted models are found."""
+
+    def find(self, reference: str, *, expected: str = "") -> str:
+        """The content hash of a promoted model, whose files lie where workers can read them from then on.
+
+        Args:
+            reference: ``NAME@ALIAS``, ``NAME/VERSION``, either with ``models:/`` before it, or a model's folder.
+            expected: the hash that was recorded; a model that has it is taken, whatever became of the reference.
+
+        Raises:
+            NotFound: the reference leads nowhere.
+            BadInput: it leads to another model than the one that was recorded.
+            Unreachable: MLflow does not answer.
+        """
+        ...
 
 
 class TrainingFailure(RuntimeError):
@@ -93,6 +115,47 @@ def in_range(
     raise BadInput(f"{key}={value!r} is out of range: it must lie in {left}{low}, {high}{right}.")
 
 
+def only_with(config: Any, table: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    """Checks that no field is set that has no effect.
+
+    Args:
+        config: a dataclass.
+        table: field -> the other field, and the values of it with which the field is read.
+
+    Raises:
+        BadInput: a field differs from its default, and is not read.
+    """
+    for key, (other, values) in table.items():
+        default = type(config).__dataclass_fields__[key].default
+        if getattr(config, key) != default and getattr(config, other) not in values:
+            raise BadInput(
+                f"{key}={getattr(config, key)!r} has no effect with {other}={getattr(config, other)!r}: set {other} to "
+                f"{' or '.join(map(str, values))}, or leave {key} at {default!r}."
+            )
+
+
+def named(config: object, key: str) -> dict[str, str]:
+    """The pairs of a field of the form ``NAME=TEXT,NAME=TEXT``.
+
+    Raises:
+        BadInput: the field has another form, or a name twice.
+    """
+    text, pairs = getattr(config, key), {}
+    for part in filter(None, text.split(",")):
+        name, sign, value = (piece.strip() for piece in part.partition("="))
+        if not (name and sign and value) or name in pairs:
+            what = "is given twice" if name in pairs else "is no NAME=VALUE"
+            raise BadInput(f"{key}={text!r}: {part!r} {what}; write {key}=NAME=VALUE,NAME=VALUE.")
+        pairs[name] = value
+    return pairs
+
+
+def absolute_reference(reference: str) -> str:
+    """A reference to a model, made absolute if it is the path of a folder that is here."""
+    path = Path(reference).expanduser()
+    return str(path.absolute()) if path.is_dir() else reference
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
     """What the training loop needs, whatever the family. A family's own ``Config`` adds its fields to these."""
@@ -141,6 +204,22 @@ class TrialConfig:
     """Recomputes activations in the backward pass: less memory, about a third more time."""
     patience: int = 0
     """Epochs without improvement of the objective before training stops; 0 never stops early."""
+    ema_decay: float = 0.0
+    """Evaluates and keeps an exponential moving average of the weights, of which each step keeps this share
+    (https://arxiv.org/abs/1803.05407 averages likewise); 0: the weights themselves. In [0, 1)."""
+    measure_latency: bool = False
+    """Measures ``latency_ms``: the median time of predicting one sample alone, in milliseconds."""
+    init_from: str = ""
+    """Parts whose first weights come from promoted models, ``PART=REFERENCE,…``:
+    ``picture_encoder=rotation@champion,text_encoder=words@champion``. A text part brings its tokenizer."""
+    source_hashes: str = ""
+    """Content hashes of the promoted models that the trial starts from or stands on, ``NAME=HASH,…``; filled in when
+    the search starts."""
+    start_from: str = ""
+    """Uid of a trial of the same run whose last state (weights, optimizer, epoch) this one goes on from, with changed
+    hyperparameters: a segment of population-based training (https://arxiv.org/abs/1711.09846)."""
+    until_epoch: int = 0
+    """Epoch after which a segment ends, while schedules are of all ``epochs``; 0: the last."""
 
     def __post_init__(self) -> None:
         one_of(self, "optimizer", ("adam", "adamw"))
@@ -155,6 +234,10 @@ class TrialConfig:
         in_range(self, "plateau_factor", 0, 1, above=True, below=True)
         for key in ("weight_decay", "l1_penalty", "l2_penalty", "gradient_clip", "patience"):
             in_range(self, key, 0)
+        in_range(self, "ema_decay", 0, 1, below=True)
+        in_range(self, "until_epoch", 0, self.epochs)
+        named(self, "init_from")
+        named(self, "source_hashes")
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -179,19 +262,29 @@ class TrialConfig:
 
         A search may be resumed in another folder, and its workers run in theirs.
         """
-        return dict(fields)
+        parts = [part.partition("=") for part in str(fields.get("init_from", "")).split(",") if part]
+        whole = ",".join(f"{name}{sign}{absolute_reference(text)}" for name, sign, text in parts)
+        return {**fields, **({"init_from": whole} if parts else {})}
 
-    def find_sources(self) -> Self:
-        """The same, with the paths and hashes of the files that it names beside its data, such as first weights.
+    def models(self) -> dict[str, str]:
+        """The promoted models that the trial stands on as they are: name in ``Family.uses`` -> reference."""
+        return {}
+
+    def find_sources(self, library: Library) -> Self:
+        """The same, with the paths and hashes of all that it names beside its data: promoted models, first weights.
 
         Raises:
-            NotFound: there is no such file.
+            NotFound: there is no such file or model.
             BadInput: it can neither be read nor fetched, or is not what was recorded.
+            Unreachable: MLflow does not answer.
         """
-        return self
+        references = {**named(self, "init_from"), **self.models()}
+        known = named(self, "source_hashes")
+        found = {name: library.find(text, expected=known.get(name, "")) for name, text in references.items()}
+        return dataclasses.replace(self, source_hashes=",".join(f"{name}={text}" for name, text in found.items()))
 
     def without_sources(self) -> Self:
-        """The same, for a model whose weights come from a checkpoint: nothing outside it is read."""
+        """The same, for a model whose weights come from a checkpoint: no first weights are read."""
         return self
 
     def fields(self) -> dict[str, Any]:
@@ -215,6 +308,8 @@ class Sample:
     picture: np.ndarray | None
     """uint8, (height, width, 3), RGB. It may be decoded when it is first asked for: who wants captions, asks not."""
     captions: tuple[str, ...]
+    features: np.ndarray | None = None
+    """What ``Family.encode`` made of it, where a family has such features; read-only."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +356,9 @@ class Scores(NamedTuple):
     """The metrics that exist for single samples, one dict a record, in the records' order."""
 
 
+NO_MODELS: Mapping[str, Any] = MappingProxyType({})
+
+
 class Family(torch.nn.Module, ABC):
     """A model family: its configuration, its model, its loss and its metrics, in one class."""
 
@@ -270,6 +368,13 @@ class Family(torch.nn.Module, ABC):
     """Every metric that ``score`` returns, and which way is better."""
     measured_by: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Metric -> fields that change what it measures. Trials in which they differ do not compare by it."""
+    uses: ClassVar[Mapping[str, tuple[type["Family"], ...]]] = {}
+    """The promoted models that it stands on as they are, name -> families that they may be of. They become child
+    modules of that name, frozen, and their weights are not written into checkpoints."""
+    part_assets: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Part (child module) -> assets that belong to it: ``init_from`` takes them along, a tokenizer with its encoder."""
+    notes: tuple[str, ...] = ()
+    """What the table must say about this very model, a line each."""
 
     @classmethod
     @abstractmethod
@@ -285,9 +390,21 @@ class Family(torch.nn.Module, ABC):
     def prepare(cls, config: Any, data: Data) -> Assets:
         """What is fitted on the training split before any weight: a tokenizer, statistics."""
 
+    @classmethod
+    def prepare_with(cls, models: Mapping[str, "Family"], config: Any, data: Data) -> Assets:  # noqa: ARG003
+        """Further assets, for which the models that it stands on are asked: statistics of what they give."""
+        return {}
+
     @abstractmethod
-    def __init__(self, config: Any, assets: Assets) -> None:
-        """The model, with random weights or with those that the configuration names."""
+    def __init__(self, config: Any, assets: Assets, models: Mapping[str, "Family"] = NO_MODELS) -> None:
+        """The model, with random weights or with those that the configuration names.
+
+        Args:
+            config: a ``Config``.
+            assets: what ``prepare`` made, or what lies with a checkpoint.
+            models: the promoted models that ``config.models()`` names, built, in evaluation mode and without gradients;
+                they may be shared with other trials, and must not be changed.
+        """
         super().__init__()
 
     @abstractmethod
@@ -308,11 +425,44 @@ class Family(torch.nn.Module, ABC):
 
     @abstractmethod
     def read(self, sources: Sequence[str]) -> list[Sample]:
-        """Samples from what a person gives to ``vltune predict``: paths of pictures.
+        """Samples from what a person gives to ``vltune predict``: paths of pictures, or texts.
 
         Raises:
             BadInput: a source that cannot be read.
         """
+
+    def rank(self, queries: Sequence[Record], among: Sequence[Record], *, top: int) -> list[Record]:  # noqa: ARG002
+        """For each query's record the best of others, with their similarity, for ``vltune predict --among``.
+
+        Raises:
+            BadInput: the family compares nothing.
+        """
+        raise BadInput(f"a model of the family {self.name!r} does not rank: leave --among out.")
+
+    def said(self, record: Record) -> str:
+        """What ``vltune predict`` shows of a record, in one line."""
+        return str(record["caption"])
+
+    def referenced(self) -> Sequence[str]:
+        """Child modules whose weights lie elsewhere, known by their hash, and are not written into checkpoints."""
+        return tuple(self.uses)
+
+    def is_stored(self, name: str) -> bool:
+        """Whether a tensor of the state dict is written into checkpoints: not if its module is ``referenced``."""
+        return not any(name.startswith(f"{module}.") for module in self.referenced())
+
+    def feature_key(self) -> str:
+        """What the features of a sample depend on beside the sample, or an empty text where there are none.
+
+        Where a frozen encoder comes first and nothing random before it, the engine runs ``encode`` once for all trials
+        of a node, keeps the result on disk, and hands it to ``collate`` in ``Sample.features``. The key must name the
+        encoder's weights by their hash, and all settings that change what it gives.
+        """
+        return ""
+
+    def encode(self, samples: Sequence[Sample], split: str) -> np.ndarray:
+        """Features of samples of one split, (samples, …), float32; of one shape for all samples of the split."""
+        raise NotImplementedError(f"{self.name} has no features, but was asked for those of {split}: {len(samples)}")
 
 
 @dataclass(frozen=True)
@@ -335,6 +485,30 @@ class EpochReport:
     """What the table must say about the trial, a line each."""
 
 
+ENGINE_METRICS: Mapping[str, Direction] = MappingProxyType(
+    dict.fromkeys(("parameters", "trainable_parameters", "training_seconds", "latency_ms", "peak_memory_mb"), "min")
+)
+"""What the engine measures of every trial and a search may have among its objectives. ``latency_ms`` needs
+``measure_latency``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Population:
+    """Population-based training (Jaderberg et al., https://arxiv.org/abs/1711.09846), made of segments."""
+
+    size: int
+    """Members; each is one trial in each generation. At least 2."""
+    segment_epochs: int
+    """Epochs between two copies. At least 1."""
+    perturbed: Mapping[str, tuple[float, float]]
+    """Fields that change from segment to segment -> their range. A value is multiplied by 0.8 or 1.2, or, with
+    probability ``resample``, drawn anew."""
+    quantile: float = 0.25
+    """Share of the members, the worst, that become copies of the same share of the best. In (0, 0.5]."""
+    resample: float = 0.25
+    """Probability that a changed value is drawn anew from its range. In [0, 1]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """A question about models, and the space in which the answer is sought. The module's docstring is the question."""
@@ -344,7 +518,10 @@ class Search:
     define: Callable[[Any], TrialConfig]
     """``define(trial)``: plain Optuna define-by-run; returns a ``family.Config``."""
     objective: str
-    """The metric that the search optimises, one of ``family.metrics``."""
+    """The metric that the search optimises, one of ``family.metrics``. It also chooses each trial's best epoch."""
+    further_objectives: tuple[str, ...] = ()
+    """Metrics that are optimised beside it, of ``family.metrics`` or ``ENGINE_METRICS``: the search then looks for the
+    Pareto front. Nothing is pruned then, because Optuna's pruners compare by one value."""
     num_trials: int
     """Trials in all, named rows included."""
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -358,9 +535,12 @@ class Search:
     note: str = ""
     """A line that stands under the table."""
     sampler: str = "tpe"
-    """``tpe`` or ``random``."""
+    """``tpe``, ``gp`` (Gaussian process), ``nsga2``, ``random`` or ``grid``."""
     pruner: str = "none"
-    """``none`` or ``successive_halving``."""
+    """``none``, ``successive_halving``, ``hyperband`` or ``median``."""
+    population: "Population | None" = None
+    """Trains as a population that copies its best and changes hyperparameters on the way, instead of asking a sampler
+    after the first generation."""
     question: str = ""
     """One line for ``vltune spaces``."""
 

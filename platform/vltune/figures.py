@@ -11,9 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
-from vltune.compare import BEST, Column, Table, folded, texts_of
-from vltune.contract import BadInput, RunRow
+from vltune.compare import BEST, COMPETING, Column, Table
+from vltune.contract import BadInput, Direction, RunRow
+from vltune.forms import folded, texts_of
+from vltune.objectives import pareto_front
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B")
 """Okabe and Ito's colours, which people with any colour vision tell apart (https://jfly.uni-koeln.de/color/)."""
@@ -22,6 +25,18 @@ _INK, _FAINT, _LINE, _TINT = "#1F2328", "#667079", "#D5DAE0", "#EAF3FA"
 _DASHES = ("-", "--", ":", "-.")
 _LABELLED = 8
 """Curves that can be told apart when each has its label; of more, the best are coloured and the rest are grey."""
+
+_PLACES = (
+    (6, 0, "left", "center"),
+    (-6, 0, "right", "center"),
+    (0, 6, "center", "bottom"),
+    (0, -6, "center", "top"),
+    (5, 5, "left", "bottom"),
+    (-5, -5, "right", "top"),
+    (5, -5, "left", "top"),
+    (-5, 5, "right", "bottom"),
+)
+"""Where a name may stand beside its point: points to the right, points up, and which of its sides is there."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ def table_picture(table: Table) -> Figure:
     widths = [
         max(len(part) for text in (heads[i], *(row[i] for row in cells)) for part in text.split("\n")) * character
         + gap
-        + (0.2 if column.kind == "metric" else 0)
+        + (0.2 if table.may_be_marked(column) else 0)
         for i, column in enumerate(columns)
     ]
     heights = [max(text.count("\n") + 1 for text in row) * line + 0.13 for row in (heads, *cells)]
@@ -71,7 +86,7 @@ def table_picture(table: Table) -> Figure:
             if column.kind in wraps:
                 axes.text(x + 0.05, middle, text, va="center", ha="left", color=color, weight=strong, fontsize=10)
             else:
-                edge = x + widths[i] - gap / 2 - (0.2 if column.kind == "metric" else 0)
+                edge = x + widths[i] - gap / 2 - (0.2 if table.may_be_marked(column) else 0)
                 axes.text(edge, middle, text, va="center", ha="right", color=color, weight=strong, fontsize=10)
                 if mark:
                     face = PALETTE[0] if mark == BEST else "white"
@@ -238,6 +253,94 @@ def _scatter(axes: Axes, points: Sequence[tuple[Any, float]]) -> None:
     long = max(map(len, names), default=0) * len(names) > 26
     axes.set_xticks(range(len(names)), names, rotation=25 if long else 0, ha="right" if long else "center")
     axes.set_xlim(-0.6, len(names) - 0.4)
+
+
+def pareto_fronts(rows: Sequence[RunRow], objectives: Mapping[str, Direction]) -> Figure:
+    """The first objective of each trial against each further one, a panel for each, with the front of the two.
+
+    Trials on the front of all objectives are filled and named; the best of the pair are joined by a line.
+
+    Args:
+        rows: trials; those that failed or still run are left out.
+        objectives: objective -> which way it is better, the first objective first.
+
+    Raises:
+        BadInput: one objective, or no trial has finite values of all.
+    """
+    first, *others = objectives
+    kept = [row for row in rows if all(math.isfinite(row.metrics.get(name, math.nan)) for name in objectives)]
+    kept = [row for row in kept if row.state in COMPETING]
+    if not kept or not others:
+        raise BadInput(f"no trial with finite {', '.join(objectives)}, or no second objective to draw.")
+    on_front = pareto_front([[row.metrics[name] for name in objectives] for row in kept], list(objectives.values()))
+    figure = _figure(5.4 * len(others) + 0.4, 4.4)
+    for number, name in enumerate(others):
+        axes = figure.add_subplot(1, len(others), number + 1)
+        _style(axes)
+        points = [(row.metrics[name], row.metrics[first]) for row in kept]
+        best = pareto_front(points, [objectives[name], objectives[first]])
+        line = sorted(point for point, is_best in zip(points, best, strict=True) if is_best)
+        axes.plot(*zip(*line, strict=True), color=PALETTE[0], lw=1.2, alpha=0.6, zorder=2)
+        for (x, y), is_on in zip(points, on_front, strict=True):
+            face, edge = (PALETTE[0], PALETTE[0]) if is_on else ("white", _FAINT)
+            axes.scatter(x, y, s=30, color=face, edgecolors=edge, lw=1.0, zorder=3)
+        if name.endswith("parameters"):
+            axes.set_xscale("log")
+        axes.margins(0.14)
+        axes.set_xlabel(f"{name} ({_better(objectives[name])})")
+        if number == 0:
+            axes.set_ylabel(f"{first} ({_better(objectives[first])})")
+    figure.draw_without_rendering()  # before, nothing has its place
+    for axes, name in zip(figure.axes, others, strict=True):
+        labels = [
+            (row.metrics[name], row.metrics[first], row.name or row.uid.removeprefix(f"{row.run}-"))
+            for row, is_on in zip(kept, on_front, strict=True)
+            if is_on
+        ]
+        _label_points(axes, labels, [(row.metrics[name], row.metrics[first]) for row in kept])
+    if len(others) > 1:
+        axes = figure.axes[0]
+        axes.plot([], [], "o", ms=5, color=PALETTE[0], label=f"front of all {len(objectives)} objectives")
+        axes.plot([], [], color=PALETTE[0], lw=1.2, alpha=0.6, label="front of the two that are drawn")
+        axes.legend(frameon=False, fontsize=8, labelcolor=_FAINT, loc="best")
+    return figure
+
+
+def _better(direction: Direction) -> str:
+    return "higher is better" if direction == "max" else "lower is better"
+
+
+def _label_points(
+    axes: Axes, labels: Sequence[tuple[float, float, str]], points: Sequence[tuple[float, float]]
+) -> None:
+    """Names beside points, where they cover neither a point nor another name; a name without such a place is left out.
+
+    Args:
+        axes: where the points are; of a figure that was drawn.
+        labels: (x, y, name).
+        points: all points.
+    """
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in axes.transData.transform(points)]
+    room = axes.get_window_extent()
+    for x, y, name in labels:
+        text = textwrap.shorten(name, 26, placeholder="…")
+        for across, down, sideways, upright in _PLACES:
+            placed = axes.annotate(
+                text,
+                (x, y),
+                xytext=(across, down),
+                textcoords="offset points",
+                ha=sideways,
+                va=upright,
+                fontsize=8,
+                color=_INK,
+            )
+            placed.set_in_layout(False)
+            box = placed.get_window_extent()
+            if room.containsx(box.x0) and room.containsx(box.x1) and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            placed.remove()
 
 
 def captions_gallery(samples: Sequence[GalleryItem]) -> Figure:

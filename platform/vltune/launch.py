@@ -9,6 +9,7 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 SOME_TRIALS_FAILED = 5
 _LONGEST_NAME = 64
+_TRIALS_OF_A_POPULATION = (
+    "--trials cannot be said of a population: each member is one trial in each generation; set epochs=N for more "
+    "generations."
+)
 _RERUN = re.compile(r"-again(-\d+)?-\d+$")
 """What a rerun adds to the uid of the trial that it repeats, up to the end of its own uid."""
 
@@ -29,12 +34,22 @@ _RERUN = re.compile(r"-again(-\d+)?-\d+$")
 def search(arguments: Namespace, screen: Screen) -> int:
     """Runs a search."""
     from search_spaces import SEARCHES
+    from vltune.objectives import with_objectives
     from vltune.space import load_search, parse_pins
 
     found = load_search(arguments.search, SEARCHES)
+    if found.population is not None and arguments.trials is not None:
+        raise BadInput(_TRIALS_OF_A_POPULATION)
     changes = {"num_trials": arguments.trials, "sampler": arguments.sampler, "pruner": arguments.pruner}
     found = dataclasses.replace(found, **{key: value for key, value in changes.items() if value is not None})
     pins = parse_pins(arguments.set, found.family.Config)
+    if arguments.objectives is not None:
+        if "objective" in pins:
+            raise BadInput("--objectives and --set objective=… both say what the search is after; give one of them.")
+        found = with_objectives(found, arguments.objectives)
+        if found.further_objectives and arguments.pruner is None and found.pruner != "none":
+            screen.say(f"with several objectives nothing is pruned: the search's own pruner {found.pruner} is off")
+            found = dataclasses.replace(found, pruner="none")
     rows = dict(list(found.rows.items())[: found.num_trials])
     return _launch(found, arguments, screen, space=arguments.search, name=arguments.name, pins=pins, rows=rows)
 
@@ -50,14 +65,16 @@ def train(arguments: Namespace, screen: Screen) -> int:
     row = {name: dict(lookup(found.rows, name, f"row of {found.name}"))} if name else {"train": {}}
     if name:
         check_effect(found, name, pins)
-    found = dataclasses.replace(found, num_trials=1, pruner="none")
+    found = dataclasses.replace(found, num_trials=1, pruner="none", population=None)
     wanted = _free_name(arguments, found.name, "train") if arguments.name is None else arguments.name
     return _launch(found, arguments, screen, space=arguments.search, name=wanted, pins=pins, rows=row)
 
 
 def rerun(arguments: Namespace, screen: Screen) -> int:
-    """Trains a trial again from its record."""
+    """Trains a trial again from its record: a segment of a population with all segments that led to it."""
+    from vltune.generations import segments_of
     from vltune.ledger import Ledger
+    from vltune.population import lineage
     from vltune.space import record_pins
 
     ledger = Ledger.existing(arguments.storage)
@@ -65,15 +82,28 @@ def rerun(arguments: Namespace, screen: Screen) -> int:
     record = ledger.search(trial.search)
     if not trial.config:
         raise BadInput(f"the trial {trial.uid} was never configured ({trial.error}): there is nothing to train again.")
-    found = dataclasses.replace(_same_search(record), num_trials=1, pruner="none")
+    line = [segment.config for segment in lineage(segments_of(ledger, record), trial.uid)]
+    found = dataclasses.replace(_same_search(record), num_trials=len(line), pruner="none", population=None)
     pins = record_pins(found, trial.config)
     arguments.data = arguments.data or pins["data"]
     arguments.workers, arguments.threads = record.workers, record.threads
     arguments.gpus_per_worker = record.gpus_per_worker
-    row = {f"{(trial.row or trial.uid).removesuffix(' again')} again": {}}
+    row: dict[str, Any] = {f"{(trial.row or trial.uid).removesuffix(' again')} again": {}}
+    if len(line) > 1:
+        row, arguments.concurrent = _segments(line), 1
+        pins = {key: value for key, value in pins.items() if key not in row["segment 2"]}
     del pins["data"]  # its hash is pinned; the folder may have moved
     wanted = _free_name(arguments, _RERUN.sub("", trial.uid), "again")
     return _launch(found, arguments, screen, space=record.space, name=wanted, pins=pins, rows=row)
+
+
+def _segments(line: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rows that train a line of segments again, one after the other: what differs, and where each goes on from."""
+    differ = [key for key in line[0] if len({segment[key] for segment in line}) > 1]
+    rows = {f"segment {i}": {key: segment[key] for key in differ} for i, segment in enumerate(line, start=1)}
+    for i, row in enumerate(rows.values()):
+        row["start_from"] = f"segment {i}" if i else ""
+    return rows
 
 
 def _free_name(arguments: Namespace, stem: str, ending: str) -> str:
@@ -95,6 +125,8 @@ def resume(arguments: Namespace, screen: Screen) -> int:
     holder = ledger.driver(record.name)
     if holder is not None:  # said before the record is changed below the one who drives it
         raise BadInput(f"the run {record.name!r} is being driven by another process ({holder}): stop it first.")
+    if arguments.trials is not None and record.population:
+        raise BadInput(_TRIALS_OF_A_POPULATION)
     if arguments.trials is not None:
         record = ledger.change(record.name, num_trials=arguments.trials)
     options = dataclasses.replace(
@@ -119,7 +151,13 @@ def _same_search(record: "SearchRecord") -> "Search":
             f"the search {record.space} has changed since the run {record.name!r} was started: new trials would not "
             "compare with old ones. Start a new run, or restore the file: MLflow keeps it as search.py."
         )
-    return dataclasses.replace(found, sampler=record.sampler, pruner=record.pruner)
+    return dataclasses.replace(
+        found,
+        objective=record.objective,
+        further_objectives=record.further_objectives,
+        sampler=record.sampler,
+        pruner=record.pruner,
+    )
 
 
 def _source(found: "Search") -> str:
@@ -153,7 +191,9 @@ def _launch(
 ) -> int:
     """Checks everything that can be checked before Ray starts, then runs."""
     from vltune.ledger import Ledger, SearchRecord
-    from vltune.preflight import check_room, check_run_name, check_samples
+    from vltune.library import PromotedModels
+    from vltune.population import with_constants
+    from vltune.preflight import check_models, check_room, check_run_name, check_samples
     from vltune.search import run_name, versions
     from vltune.space import check, example
 
@@ -161,6 +201,8 @@ def _launch(
     located = found.family.Config.with_absolute_paths
     pins, rows = located(pins), {key: located(row) for key, row in rows.items()}
     found = dataclasses.replace(found, rows=rows, base_row=found.base_row if found.base_row in rows else "")
+    if found.population is not None:
+        found = with_constants(found, pins, epochs=example(found, pins=pins).epochs)
     check_run_name(found.name if name is None else name)
     configs = check(found, pins=pins)
     objective = str(pins.get("objective", found.objective))
@@ -173,11 +215,12 @@ def _launch(
     ledger = Ledger.of(arguments.storage)
     if name is not None and name in {record.name for record in ledger.searches()}:
         raise BadInput(f"there is a run {name!r} already: take another --name, or `vltune resume {name}`.")
+    library = PromotedModels(arguments.storage)
     for config in configs:
-        config.find_sources()
+        check_models(config.find_sources(library), found.family, str(arguments.storage.absolute() / "cache"))
     data = arguments.data or _scenes(arguments.storage, screen)
     data = str(Path(data).expanduser().absolute())
-    config = dataclasses.replace(example(found, pins=pins), data=data)
+    config = dataclasses.replace(example(found, pins=pins), data=data).find_sources(library)
     opened = found.family.load(config, str(arguments.storage.absolute() / "cache"))
     check_samples(configs, training=opened.splits["train"], data=data)
     expected = pins.pop("data_hash", opened.hash)
@@ -199,6 +242,7 @@ def _launch(
         measured_by={metric: list(fields) for metric, fields in found.family.measured_by.items()},
         objective=objective,
         direction=direction,
+        further_objectives=found.further_objectives,
         num_trials=found.num_trials,
         sampler=found.sampler,
         pruner=found.pruner,
@@ -207,6 +251,8 @@ def _launch(
         data=data,
         data_hash=opened.hash,
         rows=rows,
+        epochs=max(config.epochs for config in configs),
+        population=dataclasses.asdict(found.population) if found.population else None,
         base_row=found.base_row,
         group_by=found.group_by,
         columns=found.columns,
@@ -243,8 +289,9 @@ def _drive(
 ) -> int:
     """Runs or resumes, shows the table, and says what to do next."""
     from vltune import search as driver
-    from vltune.compare import as_json
     from vltune.console import Progress, as_text
+    from vltune.forms import as_json
+    from vltune.generations import Generations
     from vltune.summary import best_report, best_trial, table
 
     screen.say(f"run {record.name}: {record.num_trials} trials of {record.search} on {record.data}")
@@ -264,10 +311,16 @@ def _drive(
         winner = best_trial(ledger, record.name)
         best = best_report(ledger.epochs(winner.uid))
         document["best"] = {"uid": winner.uid, "metrics": dict(best.metrics) if best else {}, "config": winner.config}
+    if record.population:
+        document["schedule"] = Generations(ledger, record).schedule()
     screen.result(text, document)
     for trial in trials:
         if trial.state == "failed":
             screen.say(f"{trial.row or trial.uid} failed: {trial.error}")
+    if document.get("schedule"):
+        uid = document["schedule"][-1]["uid"]
+        screen.say(f"the best member's schedule is in {options.storage / record.name / 'comparison' / 'schedule.md'}")
+        screen.say(f"train it again: vltune rerun {uid}{storage_flag(options.storage)}")
     if "best" in document:
         screen.say(f"promote the best: vltune promote {record.name}{storage_flag(options.storage)}")
     if not states["failed"]:

@@ -20,6 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 
 from vltune.contract import BadInput, Direction, EpochReport, NotFound, Unreachable, nearest
+from vltune.objectives import directions_of
 
 LEASE_SECONDS = 20.0
 """A driver on another machine that has not been heard of for so long is taken for dead."""
@@ -120,6 +121,8 @@ class SearchRecord:
     question: str
     objective: str
     direction: Direction
+    further_objectives: tuple[str, ...] = ()
+    """Metrics that are optimised beside the objective."""
     num_trials: int
     sampler: str
     pruner: str
@@ -134,6 +137,10 @@ class SearchRecord:
     """Metric -> fields that change what it measures."""
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The named rows that run first."""
+    epochs: int = 0
+    """The most that a trial may have."""
+    population: dict[str, Any] | None = None
+    """The fields of ``Population`` if it trains as one, without the fields that were set by hand."""
     base_row: str = ""
     group_by: str = ""
     columns: tuple[str, ...] = ()
@@ -152,6 +159,11 @@ class SearchRecord:
     """Tells it apart from a search of the same name in another ledger: both may write to one MLflow."""
     state: str = "running"
     """``running``, ``stopping``, ``interrupted`` or ``finished``."""
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """All objectives, the first one first, and which way each is better."""
+        return directions_of((self.objective, *self.further_objectives), self.metrics)
 
 
 class Busy(BadInput):
@@ -330,10 +342,11 @@ class Ledger:
         config: Mapping[str, Any],
         searched: Sequence[str],
         notes: Sequence[str] = (),
+        state: str = "running",
     ) -> TrialRecord:
         """Adds a trial, which gets its uid: the run's name and its number."""
         uid = f"{search}-{number:03d}"
-        record = TrialRecord(uid, search, number, row, "running", 0, dict(config), tuple(searched), tuple(notes), "")
+        record = TrialRecord(uid, search, number, row, state, 0, dict(config), tuple(searched), tuple(notes), "")
         packed = {key: json.dumps(getattr(record, key)) for key in ("config", "searched", "notes")}
         with self._engine.begin() as connection:
             connection.execute(_trials.insert().values(asdict(record) | packed))
@@ -476,7 +489,8 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
 
 def _search_record(row: sa.Row) -> SearchRecord:
     stored = json.loads(row.record) | {"created": row.created, "state": row.state}
-    return SearchRecord(**stored | {key: tuple(stored[key]) for key in ("columns", "notes")})
+    listed = ("columns", "notes", "further_objectives")
+    return SearchRecord(**stored | {key: tuple(stored.get(key, ())) for key in listed})
 
 
 def _trial_record(row: sa.Row) -> TrialRecord:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -98,6 +99,25 @@ class Parameter:
         if self.kind == "categorical" or (number and isinstance(value, int)):
             return value
         raise BadInput(f"{self.name}={value!r} has the wrong type: the search asks for a value of type {self.kind}.")
+
+    def values(self) -> list[Any]:
+        """All possible answers, in order, for a grid.
+
+        Raises:
+            BadInput: they cannot be counted.
+        """
+        if self.kind == "categorical":
+            return list(self.choices)
+        if self.kind == "float" and self.step is None and self.low != self.high:
+            raise BadInput(
+                f"a grid needs parameters with a finite number of values, but {self.name} is a float from {self.low:g} "
+                f"to {self.high:g}: pin it with --set {self.name}=VALUE, give it a step or choices in define, or take "
+                "another sampler."
+            )
+        # In decimals: 0.1 + 2 * 0.1 is no number that a person would write.
+        low, step = Decimal(str(self.low)), Decimal(str(self.step or 1))
+        numbers = (low + i * step for i in range(round((self.high - self.low) / float(step)) + 1))
+        return [int(n) if self.kind == "int" else min(float(n), self.high) for n in numbers]
 
     def holds(self, value: Any) -> bool:
         """Whether the value is one of the possible answers."""

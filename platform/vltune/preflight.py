@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from vltune.cluster import wanted_gpus
-from vltune.contract import BadInput, TrialConfig
+from vltune.contract import BadInput, Family, TrialConfig
+from vltune.models import assets_of_parts, check_usable, folders_stood_on, read_record
 from vltune.space import SEARCH_NAME
 
 RESERVED = ("artifacts", "cache", "locks", "models", "scenes")
@@ -47,6 +48,23 @@ def check_room(
             raise BadInput("precision='fp16' needs GPUs, and each worker has none: take float32 or bf16.")
         if config.batch_size < workers:
             raise BadInput(f"batch_size={config.batch_size} is below one sample for each of {workers} workers.")
+
+
+def check_models(config: TrialConfig, family: type[Family], cache: str) -> None:
+    """Checks that the promoted models which a trial needs are such that it can use them.
+
+    Args:
+        config: with the hashes that ``find_sources`` filled in.
+        family: of the trial.
+        cache: folder of the caches.
+
+    Raises:
+        NotFound: a model is not there.
+        BadInput: it is of a family that cannot be used here, or has not the part or the assets that are wanted.
+    """
+    for name, folder in folders_stood_on(config, cache=cache).items():
+        check_usable(family, config, name, read_record(folder)["family"])
+    assets_of_parts(family, config, cache=cache)
 
 
 def check_samples(configs: Iterable[TrialConfig], *, training: Sequence[object], data: str) -> None:

@@ -1,21 +1,18 @@
 """From a finished trial to a registered model, and from a registered model to predictions."""
 
-import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vltune import checkpoints
+from vltune import checkpoints, models
 from vltune.checkpoints import Corrupt
-from vltune.contract import BadInput, Family, NotFound, Record, Sample
+from vltune.contract import BadInput, Family, NotFound, Record, Sample, lookup
+from vltune.held_out import BATCH, TestScores, score_test_split
 from vltune.ledger import Ledger, TrialRecord
 from vltune.registry import Model, Registry, check_names
 from vltune.summary import best_report, best_trial, checkpoint_folder, trial_folder
 from vltune.tracking import Tracker
-from vltune.train import evaluate, predict
-
-BATCH = 32
+from vltune.train import predict
 
 
 def promote(
@@ -28,7 +25,7 @@ def promote(
     data: str | None,
     families: Mapping[str, type[Family]],
     say: Callable[[str], None],
-) -> tuple[Model, dict[str, float]]:
+) -> tuple[Model, TestScores]:
     """Scores a trial's best checkpoint on the test split, once, and registers it; returns the version and the scores.
 
     Args:
@@ -59,17 +56,13 @@ def promote(
     run_id = parent and tracker.find_run(trial.uid, parent=parent)
     if not run_id:
         raise BadInput(f"MLflow has no run of {trial.uid} yet: `vltune resume {run}` sends what waits.")
-    try:
-        folder = _model_folder(storage, ledger, trial)
-        scores = _test_scores(folder, families, data=data, cache=storage.absolute() / "cache", say=say)
-    except Corrupt as error:
-        raise BadInput(f"the checkpoint of {trial.uid} is not sound: {error}.") from error
+    folder, found = score_trial(storage, ledger, trial, families=families, data=data, say=say)
     model = Registry(tracker).promote(
         folder,
         name=name or record.search,
         alias=alias,
         run_id=run_id,
-        metrics={f"test_{key}": value for key, value in scores.items()},
+        metrics={f"test_{key}": value for key, value in found.metrics.items()},
         params=trial.config,
         tags={
             "trial_uid": trial.uid,
@@ -78,52 +71,56 @@ def promote(
             "objective": str(trial.config.get("objective", record.objective)),
         },
     )
-    return model, scores
+    return model, found
 
 
-def _model_folder(storage: Path, ledger: Ledger, trial: TrialRecord) -> Path:
-    """A folder with what predicting needs, and nothing else, of the trial's best checkpoint."""
+def score_trial(
+    storage: Path,
+    ledger: Ledger,
+    trial: TrialRecord,
+    *,
+    families: Mapping[str, type[Family]],
+    data: str | None,
+    say: Callable[[str], None],
+) -> tuple[Path, TestScores]:
+    """The folder of a trial's best model, and what it scores on the test split, which is read once for each model.
+
+    Raises:
+        NotFound: the data is not where it was.
+        BadInput: the trial has no sound model, or its data is not what it was.
+    """
+    try:
+        folder, checkpoint = _model_folder(storage, ledger, trial, families)
+        records = checkpoint / checkpoints.RECORDS
+        return folder, score_test_split(folder, families, records=records, data=data, storage=storage, say=say)
+    except Corrupt as error:
+        raise BadInput(f"the checkpoint of {trial.uid} is not sound: {error}.") from error
+
+
+def _model_folder(
+    storage: Path, ledger: Ledger, trial: TrialRecord, families: Mapping[str, type[Family]]
+) -> tuple[Path, Path]:
+    """A folder with what predicting needs, and nothing else, of the trial's best checkpoint; and that checkpoint."""
     best = best_report(ledger.epochs(trial.uid))
     if best is None:
         raise BadInput(f"the trial {trial.uid} has no checkpoint: nothing can be promoted.")
     source, target = checkpoint_folder(storage, trial, best), trial_folder(storage, trial) / "model"
     made = (target / checkpoints.MANIFEST).exists()
     folder = target if made else source
-    names = checkpoints.model_files(folder, checkpoints.read_record(folder))
+    record = models.read_record(folder)
+    names = models.model_files(folder, record)
     checkpoints.verify(folder, required=names)
     if not made:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         for name in names:
             shutil.copyfile(source / name, target / name)
+        # Whoever predicts with it needs neither this cache nor the registry.
+        config = lookup(families, record["family"], "model family").Config.from_fields(record["config"])
+        for name, stood_on in models.folders_stood_on(config, cache=str(storage.absolute() / "cache")).items():
+            shutil.copytree(stood_on, target / models.STANDS_ON / name)
         checkpoints.seal(target)
-    return target
-
-
-def _test_scores(
-    folder: Path, families: Mapping[str, type[Family]], *, data: str | None, cache: Path, say: Callable[[str], None]
-) -> dict[str, float]:
-    """The test split is read once for each model: promoting it again takes the scores from the file."""
-    file = folder.parent / "test_scores.json"
-    if file.exists():
-        return json.loads(file.read_text())
-    model, config = checkpoints.read_model(folder, families)
-    place = config.data if data is None else str(Path(data).expanduser().absolute())
-    if not Path(place).exists():
-        raise NotFound(f"the data is not at {place}: give the folder where it lies now with --data.")
-    opened = type(model).load(dataclasses.replace(config, data=place), str(cache))
-    if opened.hash != config.data_hash:
-        raise BadInput(
-            f"{place} is not what the trial was trained on: its content hash is {opened.hash[:12]}…, not "
-            f"{config.data_hash[:12]}…; give the folder of the unchanged data with --data."
-        )
-    split = opened.splits["test"]
-    say(f"scoring {len(split)} test samples")
-    scores, _ = evaluate(model, split, batch_size=min(config.batch_size, BATCH))
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(scores.metrics))
-    draft.rename(file)
-    return scores.metrics
+    return target, source
 
 
 def load_promoted(storage: Path, reference: str, *, families: Mapping[str, type[Family]]) -> Family:
@@ -136,7 +133,7 @@ def load_promoted(storage: Path, reference: str, *, families: Mapping[str, type[
     """
     folder = Path(reference) if Path(reference).is_dir() else Registry(Tracker(storage)).resolve(reference).folder
     try:
-        return checkpoints.read_model(folder, families)[0]
+        return models.read_model(folder, families, cache=str(storage.absolute() / "cache"))[0]
     except Corrupt as error:
         raise BadInput(f"the model {reference} is not sound: {error}; promote it again.") from error
     except NotFound as error:

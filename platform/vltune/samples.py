@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vltune.contract import Record, Sample
+from vltune.contract import Sample
 
 COUNT = 10
 
@@ -20,18 +20,18 @@ ul{{margin:0;padding-left:1.1rem;opacity:.7;font-size:.85em}}</style>
 {figures}"""
 
 
-def write_samples(folder: Path, samples: Sequence[Sample], records: Sequence[Record]) -> None:
+def write_samples(folder: Path, samples: Sequence[Sample], said: Sequence[str]) -> None:
     """Writes pictures, ``samples.json`` and a page ``samples.html`` that needs nothing but the pictures beside it.
 
     Args:
         folder: where to; made if it is not there.
         samples: those to show.
-        records: what the model said about them, in the same order.
+        said: what the model said about them, in the same order.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shown, figures = [], []
-    for number, (sample, record) in enumerate(zip(samples, records, strict=True)):
-        entry = {"id": sample.id, "caption": record.get("caption"), "references": list(sample.captions)}
+    for number, (sample, text) in enumerate(zip(samples, said, strict=True)):
+        entry = {"id": sample.id, "caption": text, "references": list(sample.captions)}
         picture = ""
         if sample.picture is not None:
             entry["picture"] = f"{number:02d}.jpg"
@@ -39,7 +39,7 @@ def write_samples(folder: Path, samples: Sequence[Sample], records: Sequence[Rec
             picture = f'<img src="{entry["picture"]}" alt="">'
         shown.append(entry)
         references = "".join(f"<li>{html.escape(text)}</li>" for text in sample.captions)
-        caption = html.escape(str(entry["caption"]))
+        caption = html.escape(text)
         figures.append(f"<figure>{picture}<figcaption><b>{caption}</b><ul>{references}</ul></figcaption></figure>")
     (folder / "samples.json").write_text(json.dumps(shown, indent=1, ensure_ascii=False), encoding="utf-8")
     (folder / "samples.html").write_text(_PAGE.format(figures="\n".join(figures)), encoding="utf-8")

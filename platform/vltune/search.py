@@ -2,14 +2,10 @@
 
 import contextlib
 import importlib.metadata
-import logging
 import math
-import os
 import platform
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,15 +14,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vltune import cluster
-from vltune.contract import BadInput, Direction, EpochReport, Search
-from vltune.ledger import ENDED, Event, Ledger, SearchRecord, TrialRecord
+from vltune.contract import BadInput, Direction, EpochReport, Search, TrialConfig
+from vltune.events import LedgerEvents
+from vltune.generations import Generations, free_spent
+from vltune.grid import MOST_POINTS, grid_points
+from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
+from vltune.library import PromotedModels
+from vltune.population import Step
 from vltune.sender import SearchRun, Sender
 from vltune.space import resolve
+from vltune.stopping import SIGNALS, leased, stoppable
 from vltune.study import Study
-from vltune.summary import best_report, checkpoint_folder, trial_folder, write_summary
+from vltune.summary import best_report, trial_folder, write_summary
 from vltune.tracking import Tracker
-
-_log = logging.getLogger(__name__)
 
 FAILURES_IN_A_ROW = 10
 """So many configurations in a row that cannot even be made, or fail before their first epoch, end the search."""
@@ -110,7 +110,7 @@ def run(
         Interrupted: it was stopped; ``vltune resume`` goes on.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_stoppable())
+        stack.enter_context(stoppable())
         room = None
         if fresh:  # entered only when there is room for it
             room = stack.enter_context(_cluster(options, display))
@@ -118,7 +118,7 @@ def run(
         ledger.acquire(record.name)
         try:
             ledger.set_state(record.name, "running")
-            with _leased(ledger, record.name):
+            with leased(ledger, record.name):
                 driver = _Driver(search, ledger, record, options=options, display=display)
                 if room is None and driver.has_work():
                     room = stack.enter_context(_cluster(options, display))
@@ -164,64 +164,6 @@ def _cluster(options: Options, display: Display) -> Iterator[_Room]:
             cluster.stop()
 
 
-class _Signals:
-    """Ctrl-C, SIGTERM and ``vltune stop`` end a search in good order; a second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.count, self.tidying = 0, 0
-
-    def __call__(self, *_: object) -> None:
-        self.count += 1
-        if self.count > 1:
-            os._exit(130)
-        if not self.tidying:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def undisturbed(self) -> Iterator[None]:
-        """What is done in here is done to its end."""
-        self.tidying += 1
-        try:
-            yield
-        finally:
-            self.tidying -= 1
-
-
-SIGNALS = _Signals()
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    SIGNALS.count = 0
-    before = {number: signal.signal(number, SIGNALS) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _leased(ledger: Ledger, name: str) -> Iterator[None]:
-    """Renews the lease meanwhile, and looks whether somebody wants the search to stop."""
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(2):
-            try:
-                if not ledger.beat(name) or ledger.state(name) == "stopping":
-                    os.kill(os.getpid(), signal.SIGINT)
-                    return
-            except Exception as error:  # noqa: BLE001 (a busy database must not end the search)
-                _log.warning("the lease could not be renewed: %s", error)
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
 class _Driver:
     """One search from its first question to its summary."""
 
@@ -239,13 +181,17 @@ class _Driver:
         self.study = Study(
             ledger.url,
             record.name,
-            direction=record.direction,
+            directions=tuple(record.directions.values()),
             sampler=record.sampler,
             pruner=record.pruner,
             seed=record.seed,
             num_trials=record.num_trials,
+            epochs=record.epochs,
         )
+        self.library = PromotedModels(options.storage)
+        self.generations = Generations(ledger, record) if record.population else None
         self.unfinished: list[TrialRecord] = []
+        self.running: dict[str, str] = {}
         self.numbers: dict[str, int] = {}
         self.ended: set[str] = set()
         self.shown: set[str] = set()
@@ -253,7 +199,7 @@ class _Driver:
         self.cause: BaseException | None = None
         self.sender = Sender(
             Tracker(options.storage),
-            _Source(ledger, record, self.folder),
+            LedgerEvents(ledger, record, self.folder),
             search=SearchRun(
                 run_name=record.name,
                 search=record.search,
@@ -270,6 +216,8 @@ class _Driver:
 
     def has_work(self) -> bool:
         """Whether there is something left to train."""
+        if self.generations is not None:
+            return bool(self.unfinished or self.generations.due())
         return bool(self.unfinished or self.study.has_rows() or self._room())
 
     def run(self, room: _Room | None) -> None:
@@ -322,7 +270,8 @@ class _Driver:
     def _sum_up(self) -> None:
         """Writes tables and plots, and hands them to the sender."""
         if any(self.ledger.epochs(trial.uid) for trial in self.ledger.trials(self.record.name)):
-            payload = write_summary(self.ledger, self.record.name, self.options.storage)
+            found = self.generations.write_schedule(self.folder / "comparison") if self.generations else ""
+            payload = write_summary(self.ledger, self.record.name, self.options.storage, remarks=found)
             self.ledger.add_summary(self.record.name, payload)
 
     def _reconcile(self) -> None:
@@ -331,13 +280,19 @@ class _Driver:
         self.study.drop_unknown([trial.number for trial in trials])
         entered = {trial.row for trial in trials}
         self.study.add_rows({name: row for name, row in self.record.rows.items() if name not in entered})
+        if self.record.sampler == "grid" and self.record.num_trials > len(self.record.rows):
+            self._add_grid([trial.number for trial in trials])
         for trial in trials:
-            self.numbers[trial.uid] = trial.number
+            suggested = self.generations is None or not trial.config.get("start_from")
+            if suggested:
+                self.numbers[trial.uid] = trial.number
             epochs = self.ledger.epochs(trial.uid)
             if trial.state not in ENDED and epochs and epochs[-1].last:  # the kill came before its end was noted
                 self._end(trial.uid, "finished")
+            elif not suggested:
+                self.unfinished += [] if trial.state in ENDED else [trial]
             elif trial.state in ENDED:
-                self.study.tell(trial.number, trial.state, self._value(trial.uid))
+                self.study.tell(trial.number, trial.state, self._values(trial.uid))
             else:
                 self.study.reopen(trial.number)
                 prune = False
@@ -348,6 +303,18 @@ class _Driver:
                     self._end(trial.uid, "pruned")
                 else:
                     self.unfinished.append(trial)
+
+    def _add_grid(self, known: Sequence[int]) -> None:
+        """Hands the grid to the study, and says how large it is: rows are counted beside it, never repeated."""
+        points = grid_points(self.search, pins=self.record.pins, rows=self.record.rows)
+        whole, wanted = len(self.record.rows) + len(points), self.record.num_trials
+        size = f"{len(points)} points{' or more' if len(points) == MOST_POINTS else ''}"
+        beside = f" beside {len(self.record.rows)} named" if self.record.rows else ""
+        left = f"; {whole - wanted} of them are left out: --trials {whole} takes all" if whole > wanted else ""
+        self.display.say(f"the grid has {size}{beside}{left}")
+        self.study.add_points(points, known=known)
+        if whole < wanted:
+            self.record = self.ledger.change(self.record.name, num_trials=whole)
 
     # -- Tune's side
 
@@ -370,36 +337,86 @@ class _Driver:
                 isolate=self.options.isolate,
             )
 
+    def waits(self) -> bool:
+        """Whether a free slot has nothing to train until a trial that runs now has ended."""
+        if self.unfinished or not self.running or self.cause is not None:
+            return False
+        if self.generations is not None:
+            return len(self.ledger.trials(self.record.name)) < self.record.num_trials
+        followed = {row.get("start_from") for row in self.record.rows.values()}
+        return not followed.isdisjoint(self.running.values())
+
     def next_trial(self) -> dict[str, Any] | None:
         """What a free slot trains next: what was left unfinished, then named rows, then what the sampler suggests."""
+        if self.generations is not None:
+            self._open_generation(self.generations)
         if self.unfinished:
             return self._assign(self.unfinished.pop(0))
-        while self.cause is None and (self.study.has_rows() or self._room()):
-            trial, row = self.study.ask()
-            try:
-                resolved = resolve(
-                    self.search,
-                    trial,
-                    row=self.record.rows[row] if row else None,
-                    pins=self.record.pins,
-                    defaults={"data": self.record.data, "data_hash": self.record.data_hash, "seed": self.record.seed},
-                    sources=True,
-                )
-            except BadInput as error:
-                added = self._enter(trial.number, row, config={})
-                self.shown.add(added.uid)
-                self._end(added.uid, "failed", error=str(error))
-                continue
-            return self._assign(
-                self._enter(
-                    trial.number,
-                    row,
-                    config=resolved.config.fields(),
-                    searched=tuple(resolved.searched),
-                    notes=resolved.notes,
-                )
-            )
+        while self.generations is None and self.cause is None and (self.study.has_rows() or self._room()):
+            if (added := self._ask()) is not None:
+                return self._assign(added)
         return None
+
+    def _ask(self, step: Step | None = None) -> TrialRecord | None:
+        """Enters what the study suggests next, as a whole trial or as the first segment of one; None if it failed."""
+        trial, row = self.study.ask(len(self.ledger.trials(self.record.name)) if step else None)
+        name = row or (step.name if step else "")
+        try:
+            resolved = resolve(
+                self.search,
+                trial,
+                row=self.record.rows[row] if row else None,
+                pins=self.record.pins,
+                defaults={"data": self.record.data, "data_hash": self.record.data_hash, "seed": self.record.seed},
+                sources=self.library,
+            )
+            config = self._after_its_row(resolved.config, row)
+            config = replace(config, until_epoch=step.until_epoch) if step else config
+        except BadInput as error:
+            added = self._enter(trial.number, name, config={})
+            self.numbers[added.uid] = trial.number
+            self.shown.add(added.uid)
+            self._end(added.uid, "failed", error=str(error))
+            return None
+        searched = tuple(resolved.searched)
+        added = self._enter(trial.number, name, config=config.fields(), searched=searched, notes=resolved.notes)
+        self.numbers[added.uid] = trial.number
+        return added
+
+    def _after_its_row(self, config: TrialConfig, row: str) -> TrialConfig:
+        """A row of a replay names the row that it goes on from: here it gets that one's uid."""
+        name = self.record.rows[row].get("start_from", "") if row else ""
+        if name not in self.record.rows:
+            return config
+        before = next(trial for trial in self.ledger.trials(self.record.name) if trial.row == name)
+        if before.state != "finished":
+            raise BadInput(f"start_from={name}: that segment is {before.state}, there is nothing to go on from.")
+        return replace(config, start_from=before.uid)
+
+    def _open_generation(self, generations: Generations) -> None:
+        """Enters the next generation when one has ended, and what a kill kept from being entered."""
+        try:
+            while not self.unfinished and self.cause is None and (steps := generations.due()):
+                # All before any is trained: what results arrive first must not decide what the sampler knows.
+                entered = [self._ask(step) if step.parent is None else self._succeed(step) for step in steps]
+                self.unfinished += [trial for trial in entered if trial is not None]
+        except BadInput as error:
+            self.cause = error
+
+    def _succeed(self, step: Step) -> TrialRecord | None:
+        """Enters a segment that goes on from another; None if its values are not possible together."""
+        assert step.parent is not None, "the first generation is asked for"
+        trials = {trial.uid: trial for trial in self.ledger.trials(self.record.name)}
+        searched = tuple(dict.fromkeys((*trials[step.parent.uid].searched, *step.changes)))
+        notes = (step.note,) if step.note else ()
+        number = max(trial.number for trial in trials.values()) + 1
+        added = self._enter(number, step.name, config=step.config(), searched=searched, notes=notes)
+        try:
+            self.search.family.Config.from_fields(added.config)
+        except BadInput as error:
+            self._end(added.uid, "failed", error=str(error))
+            return None
+        return added
 
     def _room(self) -> bool:
         return len(self.ledger.trials(self.record.name)) < self.record.num_trials
@@ -413,15 +430,23 @@ class _Driver:
         searched: tuple[str, ...] = (),
         notes: tuple[str, ...] = (),
     ) -> TrialRecord:
-        added = self.ledger.add_trial(self.record.name, number, row=row, config=config, searched=searched, notes=notes)
-        self.numbers[added.uid] = number
-        return added
+        return self.ledger.add_trial(
+            self.record.name,
+            number,
+            row=row,
+            config=config,
+            searched=searched,
+            notes=notes,
+            state="waiting" if self.generations else "running",
+        )
 
     def _assign(self, trial: TrialRecord) -> dict[str, Any]:
         self.ledger.start_attempt(trial.uid, time=time.time())
         searched = {key: trial.config[key] for key in trial.searched}
         self.shown.add(trial.uid)
-        self.display.trial_started(trial.uid, trial.row, searched, trial.config.get("epochs", 0))
+        self.running[trial.uid] = trial.row
+        until = trial.config.get("until_epoch") or trial.config.get("epochs", 0)
+        self.display.trial_started(trial.uid, trial.row, searched, until)
         epochs = self.ledger.epochs(trial.uid)
         return {
             "uid": trial.uid,
@@ -455,7 +480,8 @@ class _Driver:
         report = EpochReport(**message["report"])
         if self.ledger.record_epoch(uid, report):
             self.display.epoch(uid, report)
-        prune = self.study.report(self.numbers[uid], report.epoch, report.metrics[self.record.objective])
+        value = report.metrics[self.record.objective]
+        prune = uid in self.numbers and self.study.report(self.numbers[uid], report.epoch, value)
         if report.last or prune:
             self._end(uid, "finished" if report.last else "pruned")
         return not (report.last or prune)
@@ -468,8 +494,12 @@ class _Driver:
         if uid in self.ended:
             return
         self.ended.add(uid)
+        self.running.pop(uid, None)
         self.ledger.end_trial(uid, state, error=error)
-        self.study.tell(self.numbers[uid], state, self._value(uid))
+        if uid in self.numbers:  # the study knows nothing of later segments
+            self.study.tell(self.numbers[uid], state, self._values(uid))
+        if self.ledger.trial(uid).config.get("start_from"):
+            free_spent(self.ledger, self.record, self.options.storage)
         if uid in self.shown:
             self.display.trial_ended(uid, state, error)
         early = state == "failed" and not self.ledger.epochs(uid)
@@ -479,11 +509,13 @@ class _Driver:
 
     def _best(self, trials: Sequence[TrialRecord]) -> float:
         pick = max if self.record.direction == "max" else min
-        return pick((v for v in (self._value(t.uid) for t in trials) if math.isfinite(v)), default=math.nan)
+        values = (self._values(trial.uid)[0] for trial in trials)
+        return pick(filter(math.isfinite, values), default=math.nan)
 
-    def _value(self, uid: str) -> float:
+    def _values(self, uid: str) -> list[float]:
+        """All objectives at the trial's best epoch by the first one; what was not measured is not a number."""
         best = best_report(self.ledger.epochs(uid))
-        return best.metrics[self.record.objective] if best else float("nan")
+        return [best.metrics.get(name, math.nan) if best else math.nan for name in self.record.directions]
 
 
 def _ship_by_value(search: Search) -> None:
@@ -493,48 +525,3 @@ def _ship_by_value(search: Search) -> None:
     for owner in {search.define.__module__, search.family.__module__}:
         if owner.startswith("vltune_search_"):
             ray.cloudpickle.register_pickle_by_value(sys.modules[owner])
-
-
-class _Source:
-    """The ledger's events, with what MLflow is to be told of each."""
-
-    def __init__(self, ledger: Ledger, record: SearchRecord, folder: Path) -> None:
-        self.ledger, self.record, self.folder = ledger, record, folder
-
-    def pending(self, after: int, limit: int) -> list[Event]:
-        """The next events after a sequence number."""
-        events = self.ledger.pending(self.record.name, after=after, limit=limit)
-        return [replace(event, payload=self._payload(event.uid, event.kind, event.payload)) for event in events]
-
-    def mark_sent(self, sequence: int) -> None:
-        """Remembers that MLflow has everything up to here."""
-        self.ledger.mark_sent(self.record.name, sequence)
-
-    def _payload(self, uid: str, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
-        if kind == "summary":
-            return payload
-        if kind == "epoch":
-            return {"epoch": payload["epoch"], "metrics": payload["metrics"]}
-        trial = self.ledger.trial(uid)
-        if kind == "started":
-            shared = {key: str(value) for key, value in self.record.versions.items()}
-            return {
-                "params": trial.config,
-                "searched": list(trial.searched),
-                "name": trial.row or uid,
-                "number": trial.number,
-                "tags": {"vltune.row": trial.row, "vltune.attempt": str(payload["attempt"]), **shared},
-            }
-        best = best_report(self.ledger.epochs(uid))
-        if best is None:
-            return payload
-        checkpoint = checkpoint_folder(self.folder.parent, trial, best)
-        samples = checkpoint / "samples"
-        return {
-            **payload,
-            "note": "\n".join(best.notes),
-            "best_epoch": best.epoch,
-            "best": dict(best.metrics),
-            **({"checkpoint": str(checkpoint)} if checkpoint.is_dir() else {}),
-            **({"samples": str(samples)} if samples.is_dir() else {}),
-        }

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from ray.exceptions import RayError
 from vltune.checkpoints import Corrupt
 from vltune.cluster import sees
 from vltune.contract import BadInput, EpochReport, Family, TrainingFailure
-from vltune.train import Progress, Trial, fit
+from vltune.runtime import RESIDENTS, Progress
+from vltune.train import Trial, fit
 
 MAX_ATTEMPTS = 3
 """A trial whose workers died so often is failed: it is the trial that kills them."""
@@ -44,6 +45,9 @@ START_SECONDS = 5 * PATIENCE_SECONDS
 
 ALIVE_SECONDS = 3600.0
 """What cannot tick itself, such as decoding a data set for the first time, may take so long."""
+
+WAIT_SECONDS = 1.0
+"""After so long, a slot that waits for other trials' ends asks again whether there is one for it."""
 
 IDLE_STARTS = 5
 """Worker groups that may start and end without taking a trial, one after the other, before their slot gives up."""
@@ -220,6 +224,10 @@ class _WorkerRuntime:
         self.device = device[0] if isinstance(device, list) else device
         self._ticked = 0.0
 
+    def resident(self, key: str, build: Callable[[], Any]) -> Any:
+        """What this process keeps between trials."""
+        return RESIDENTS(key, build)
+
     def tick(self) -> None:
         """Says once a second that the worker is alive."""
         if time.monotonic() - self._ticked >= 1.0:
@@ -329,7 +337,7 @@ class Slot(tune.Trainable):
         from ray.train.torch import TorchTrainer
 
         assert options is not None, "tune.with_parameters gives the options"
-        self.mailbox, self.failure = Mailbox.remote(), None
+        self.mailbox, self.failure, self.number = Mailbox.remote(), None, -1
         self.awaiting: tuple[int, int, int] | None = None
         self.kills = 0
         resources = {"CPU": options.cpus_per_worker}
@@ -349,7 +357,13 @@ class Slot(tune.Trainable):
         )
         self.thread = threading.Thread(target=self._run, args=(trainer,), daemon=True)
         self.thread.start()
-        self.number = ray.get(self.mailbox.put_trial.remote(config))
+        self._hand_out(config)
+
+    def _hand_out(self, config: dict[str, Any]) -> None:
+        """Gives the workers a trial; one without a uid stands for waiting, and the workers hear nothing of it."""
+        self.waits = not config["uid"]
+        if not self.waits:
+            self.number = ray.get(self.mailbox.put_trial.remote(config))
 
     def _run(self, trainer: Any) -> None:
         try:
@@ -359,6 +373,10 @@ class Slot(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Waits for the next thing that happens to the trial."""
+        if self.waits:
+            time.sleep(WAIT_SECONDS)
+            self._watch()
+            return {"message": json.dumps({"kind": "waiting"}), "done": False}
         self._settle(go_on=True)
         pending = self.mailbox.next_message.remote()
         while True:
@@ -398,7 +416,7 @@ class Slot(tune.Trainable):
         """Ends the trial and hands out the next one."""
         self._settle(go_on=False)
         ray.get(self.mailbox.finish.remote(self.number))
-        self.number = ray.get(self.mailbox.put_trial.remote(new_config))
+        self._hand_out(new_config)
         return True
 
     def cleanup(self) -> None:

@@ -13,9 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vltune.contract import BadInput, Direction, NotFound, Search, TrialConfig, nearest
+from vltune.conditions import condition_of, in_order
+from vltune.contract import (
+    ENGINE_METRICS,
+    BadInput,
+    Direction,
+    Library,
+    NotFound,
+    Population,
+    Search,
+    TrialConfig,
+    nearest,
+)
+from vltune.objectives import check_objectives, directions_of
 from vltune.parameters import Asked, Parameter, PinnedTrial, Plain, RandomTrial, plain_text
+from vltune.population import check_population
 from vltune.search_files import load_module, said, where
+from vltune.strategies import PRUNERS, SAMPLERS
 
 SEARCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a search may be called: the name becomes a folder, an MLflow experiment and a key of the database."""
@@ -41,7 +55,7 @@ def resolve(
     row: Mapping[str, Any] | None = None,
     pins: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
-    sources: bool = False,
+    sources: Library | None = None,
 ) -> Resolved:
     """The configuration of one trial.
 
@@ -52,7 +66,8 @@ def resolve(
         pins: constants, or a record's (``record_pins``); those that no branch of ``define`` asks for replace fields.
         defaults: fields for which neither ``define``, nor the row, nor a pin has a word, such as ``data``.
             The objective is the search's unless given here.
-        sources: find the files that the configuration names beside its data, and say what they hold.
+        sources: where the models that the configuration names are found; with it, these and the files that it names
+            beside its data are looked for, and their hashes are filled in.
 
     Raises:
         BadInput: a key that nobody knows, a parameter that the row leaves open, a rule of the configuration broken,
@@ -62,7 +77,7 @@ def resolve(
     proxy = PinnedTrial(trial, pins=pins, row=row, strict=row is not None, row_name=name)
     with _at(search, name):
         resolved = _resolved(search, proxy, defaults or {})
-        return dataclasses.replace(resolved, config=resolved.config.find_sources()) if sources else resolved
+        return dataclasses.replace(resolved, config=resolved.config.find_sources(sources)) if sources else resolved
 
 
 def _resolved(search: Search, proxy: PinnedTrial, defaults: Mapping[str, Any]) -> Resolved:
@@ -191,6 +206,7 @@ class Description:
     family: str
     objective: str
     direction: Direction
+    further_objectives: Mapping[str, Direction]
     num_trials: int
     sampler: str
     pruner: str
@@ -203,20 +219,23 @@ class Description:
     rows: Mapping[str, Mapping[str, Any]]
     base_row: str
     note: str
+    population: Population | None = None
 
 
 def describe(search: Search) -> Description:
     """What a search asks for, found by sampling ``define`` with random answers, always the same ones.
 
     Raises:
-        BadInput: ``define`` fails, or a range is impossible.
+        BadInput: ``define`` fails, a range is impossible, or a name is unknown.
     """
+    with _at(search):
+        _check_words(search)
     runs = _explore(search)
     default = {f.name: f.default for f in dataclasses.fields(search.family.Config)}
     first, *_ = configs = [config.fields() for _, config in runs]
     alike = {k for k in default if all(fields[k] == first[k] for fields in configs)}
     trials = [proxy for proxy, _ in runs]
-    parameters = [dataclasses.replace(p, condition=_condition(p, trials)) for p in _in_order(trials)]
+    parameters = [dataclasses.replace(p, condition=condition_of(p, trials)) for p in in_order(trials)]
     asked = {p.name for p in parameters}
     return Description(
         name=search.name,
@@ -224,6 +243,7 @@ def describe(search: Search) -> Description:
         family=search.family.name,
         objective=search.objective,
         direction=search.direction,
+        further_objectives=directions_of(search.further_objectives, search.family.metrics),
         num_trials=search.num_trials,
         sampler=search.sampler,
         pruner=search.pruner,
@@ -233,6 +253,7 @@ def describe(search: Search) -> Description:
         rows=search.rows,
         base_row=search.base_row,
         note=search.note,
+        population=search.population,
     )
 
 
@@ -249,52 +270,6 @@ def _explore(search: Search, pins: Mapping[str, Any] | None = None) -> list[tupl
             except Exception as error:  # whatever a person's own define may raise, nothing else runs in here
                 raise BadInput(f"define fails at {where(error)}: {said(error)}") from error
     return runs
-
-
-def _in_order(runs: Sequence[PinnedTrial]) -> list[Parameter]:
-    """All parameters; one that only some runs ask for stands behind the one that they asked for just before it."""
-    merged: list[Parameter] = []
-    for asked in dict.fromkeys(tuple(run.asked.values()) for run in runs):
-        place = 0
-        for parameter in asked:
-            if parameter not in merged:
-                merged.insert(place, parameter)
-            place = merged.index(parameter) + 1
-    return merged
-
-
-def _condition(parameter: Parameter, runs: Sequence[PinnedTrial]) -> str:
-    """When a parameter is asked, as the shortest list of other parameters' values that says it exactly."""
-    active = [run.asked.get(parameter.name) == parameter for run in runs]
-    if all(active):
-        return ""
-    seen: dict[str, set[Plain]] = {}
-    for run in runs:
-        for name, value in run.values.items():
-            seen.setdefault(name, set()).add(value)
-    allowed: dict[str, set[Plain]] = {}
-    users = [run for run, is_active in zip(runs, active, strict=True) if is_active]
-    for name in seen:
-        values = {run.values[name] for run in users if name in run.values}
-        if all(name in run.values for run in users) and values != seen[name] and len(seen[name]) <= 16:
-            allowed[name] = values
-
-    def exact(chosen: Mapping[str, set[Plain]]) -> bool:
-        return [all(run.values.get(k) in v for k, v in chosen.items()) for run in runs] == active
-
-    # The weakest conditions are dropped first: what is left is needed.
-    for name in sorted(allowed, key=lambda n: (-len(allowed[n]) / len(seen[n]), n)):
-        fewer = {k: v for k, v in allowed.items() if k != name}
-        allowed = fewer if fewer and exact(fewer) == exact(allowed) else allowed
-    if not allowed or not exact(allowed):
-        return f"in {100 * sum(active) / len(active):.0f} % of random trials"
-    return "only with " + " and ".join(_values(k, v, seen[k] - v) for k, v in allowed.items())
-
-
-def _values(name: str, allowed: set[Plain], others: set[Plain]) -> str:
-    if len(others) == 1 and len(allowed) > 2:
-        return f"{name} other than {plain_text(min(others))}"
-    return f"{name}={'|'.join(map(plain_text, sorted(allowed, key=lambda v: (isinstance(v, str), v))))}"
 
 
 def check(search: Search, *, pins: Mapping[str, Any] | None = None) -> list[TrialConfig]:
@@ -335,20 +310,28 @@ def check(search: Search, *, pins: Mapping[str, Any] | None = None) -> list[Tria
             if config.objective != objective:
                 raise BadInput(
                     f"define or a row says objective={config.objective!r}, but the search is after {objective!r}; "
-                    "leave it out there: a search has one objective."
+                    "leave it out there: it is the search that has an objective."
                 )
-    return configs + [config for _, config in runs if search.num_trials > len(search.rows)]
+        goes_on = search.num_trials > len(search.rows)
+        trained = configs + [config for _, config in runs if goes_on]
+        check_objectives(search, objective, trained)
+        check_population(search, trained)
+        if search.sampler == "grid" and goes_on:
+            for parameter in dict.fromkeys(run.asked[name] for run, _ in runs for name in run.searched):
+                parameter.values()
+    return trained
 
 
 def _check_words(search: Search) -> None:
     metrics, fields = search.family.metrics, {f.name for f in dataclasses.fields(search.family.Config)}
     for what, words, known in (
         ("objective", [search.objective], metrics),
-        ("columns", search.columns, metrics),
+        ("further_objectives", search.further_objectives, {**metrics, **ENGINE_METRICS}),
+        ("columns", search.columns, {**metrics, **ENGINE_METRICS}),
         ("group_by", [search.group_by] if search.group_by else [], fields),
         ("base_row", [search.base_row] if search.base_row else [], search.rows),
-        ("sampler", [search.sampler], ("tpe", "random")),
-        ("pruner", [search.pruner], ("none", "successive_halving")),
+        ("sampler", [search.sampler], SAMPLERS),
+        ("pruner", [search.pruner], PRUNERS),
     ):
         for word in words:
             if word not in known:

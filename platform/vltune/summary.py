@@ -2,14 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vltune.compare import Table, as_csv, as_markdown, table_of
+from vltune.compare import Table, table_of
 from vltune.contract import BadInput, EpochReport, RunRow
+from vltune.forms import as_csv, as_markdown
 from vltune.ledger import Ledger, SearchRecord, TrialRecord
 from vltune.notes import search_note
+
+_TESTED = 3
+"""Metrics that a table of both splits shows."""
 
 
 def trial_folder(storage: Path, trial: TrialRecord) -> Path:
@@ -53,34 +59,106 @@ def _row(ledger: Ledger, trial: TrialRecord) -> RunRow:
     )
 
 
-def table(ledger: Ledger, runs: Sequence[str], *, sort_by: str = "") -> Table:
+def table(
+    ledger: Ledger,
+    runs: Sequence[str],
+    *,
+    sort_by: str = "",
+    tested: Mapping[str, tuple[Mapping[str, float], str]] | None = None,
+) -> Table:
     """The comparison of one run, or of several on the same data.
+
+    Args:
+        ledger: where they are read.
+        runs: their names.
+        sort_by: metric that orders the rows; empty: the first run's objective.
+        tested: uid -> metrics of the test split and a warning about them, for a table that shows both splits.
 
     Raises:
         NotFound: there is no such run.
         BadInput: nothing was trained yet, or the runs do not compare.
     """
     records = [ledger.search(run) for run in runs]
-    first = records[0]
-    for record in records:
-        if record.family != first.family:
-            raise BadInput(f"{record.name} is of the family {record.family}, {first.name} of {first.family}.")
     rows = [row for run in runs for row in rows_of(ledger, run)]
     if not rows:
         raise BadInput(f"no trial of {', '.join(runs)} has been started yet: wait for the first.")
-    names = {row.name for row in rows}
-    notes = dict.fromkeys(note for record in records for note in record.notes)
-    return table_of(
-        rows,
-        objective=first.objective,
-        directions=first.metrics,
-        base_row=first.base_row if first.base_row in names else "",
-        group_by=first.group_by,
-        columns=first.columns,
-        sort_by=sort_by,
-        measured_by=first.measured_by,
-        notes=[*notes, *_shared_notes(rows)],
-    )
+    form = _form(records, rows, sort_by=sort_by)
+    if tested is not None:
+        rows = [_with_test(row, *tested.get(row.uid, ({}, ""))) for row in rows]
+        shown = tuple(dict.fromkeys((form["objective"], *form["columns"])))[:_TESTED]
+        form["columns"] = tuple(name for metric in shown for name in (metric, f"test_{metric}"))
+        form["directions"] = form["directions"] | {f"test_{k}": v for k, v in form["directions"].items()}
+        today = f"{datetime.now(tz=UTC):%Y-%m-%d}"
+        form["notes"] = [
+            *form["notes"],
+            f"Columns test_…: test split, read on {today}; validation orders the rows.",
+        ]
+    if len({record.family for record in records}) > 1:
+        rows = _of_families(rows, records)
+    return table_of(rows, sort_by=sort_by, **form)
+
+
+def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: str) -> dict[str, Any]:
+    """What a table of these runs has: the first run's wishes, or, over several families, what all of them have."""
+    first = records[0]
+    notes = [*dict.fromkeys(note for record in records for note in record.notes), *_shared_notes(rows)]
+    if all(record.family == first.family for record in records):
+        return {
+            "objective": first.objective,
+            "further_objectives": first.further_objectives,
+            "directions": first.metrics,
+            "base_row": first.base_row if first.base_row in {row.name for row in rows} else "",
+            "group_by": first.group_by,
+            "columns": first.columns,
+            "parameters": "all" if first.population else "auto",  # all its rows have names, which say nothing of values
+            "measured_by": first.measured_by,
+            "notes": notes,
+        }
+    shared = {m: way for m, way in first.metrics.items() if all(m in record.metrics for record in records)}
+    objective = sort_by or first.objective
+    if objective not in shared:
+        named = ", ".join(f"{record.name} ({record.family})" for record in records)
+        have = f"the metrics {', '.join(shared)}: name one with --sort" if shared else "no metric"
+        raise BadInput(f"{named} are of several families and have not all {objective!r}; they share {have}.")
+    measured_by: dict[str, list[str]] = {}
+    for record in records:
+        for metric, fields in record.measured_by.items():
+            measured_by[metric] = [*dict.fromkeys((*measured_by.get(metric, ()), *fields))]
+    wanted = dict.fromkeys((objective, *(name for record in records for name in record.columns)))
+    return {
+        "objective": objective,
+        "directions": shared,
+        "group_by": "family",
+        "columns": tuple(name for name in wanted if name in shared),
+        "parameters": "none",
+        "measured_by": measured_by,
+        "notes": notes,
+    }
+
+
+def _of_families(rows: Sequence[RunRow], records: Sequence[SearchRecord]) -> list[RunRow]:
+    """Rows of several families with the same fields: those that all have, those that metrics hang on, the family."""
+    family = {record.name: record.family for record in records}
+    common = set.intersection(*({*row.config} for row in rows))
+    measuring = {field for record in records for fields in record.measured_by.values() for field in fields}
+    return [
+        replace(
+            row,
+            # A field that is off is as good as one that the family has not.
+            config={
+                "family": family[row.run],
+                **{key: row.config[key] for key in row.config if key in common - measuring},
+                **{key: row.config.get(key) or None for key in sorted(measuring)},
+            },
+            searched=(),
+        )
+        for row in rows
+    ]
+
+
+def _with_test(row: RunRow, metrics: Mapping[str, float], warning: str) -> RunRow:
+    named = {f"test_{key}": value for key, value in metrics.items()}
+    return replace(row, metrics={**row.metrics, **named}, notes=(*row.notes, *([warning] if warning else [])))
 
 
 def _shared_notes(rows: Sequence[RunRow]) -> list[str]:
@@ -109,9 +187,16 @@ def best_trial(ledger: Ledger, run: str) -> TrialRecord:
     return min(ranked, key=lambda entry: entry[:3])[3]
 
 
-def write_summary(ledger: Ledger, run: str, storage: Path) -> dict[str, Any]:
-    """Writes the table and the plots of a run into its folder; returns what the tracker is to be told."""
-    from vltune.figures import learning_curves, metric_against_parameters, table_picture
+def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "") -> dict[str, Any]:
+    """Writes the table and the plots of a run into its folder; returns what the tracker is to be told.
+
+    Args:
+        ledger: where the run is.
+        run: its name.
+        storage: its folder lies there.
+        remarks: what its note says beside the table, in Markdown.
+    """
+    from vltune.figures import learning_curves, metric_against_parameters, pareto_fronts, table_picture
 
     record, folder = ledger.search(run), storage.absolute() / run / "comparison"
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,12 +218,14 @@ def write_summary(ledger: Ledger, run: str, storage: Path) -> dict[str, Any]:
         figures[f"parameters_{record.objective}"] = metric_against_parameters(
             list(rows.values()), searched, record.objective
         )
+    if record.further_objectives and sum(bool(row.metrics) for row in rows.values()) > 1:
+        figures["pareto"] = pareto_fronts(list(rows.values()), record.directions)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
-    return _payload(ledger, record, shown, folder)
+    return _payload(ledger, record, shown, folder, remarks)
 
 
-def _payload(ledger: Ledger, record: SearchRecord, shown: Table, folder: Path) -> dict[str, Any]:
+def _payload(ledger: Ledger, record: SearchRecord, shown: Table, folder: Path, remarks: str) -> dict[str, Any]:
     trials = ledger.trials(record.name)
     payload: dict[str, Any] = {
         "state": "finished",
@@ -156,9 +243,10 @@ def _payload(ledger: Ledger, record: SearchRecord, shown: Table, folder: Path) -
     payload["note"] = search_note(
         question=record.question,
         run=record.name,
-        objective=record.objective,
+        objective=", ".join(record.directions),
         trials=Counter(trial.state for trial in trials),
         best=best,
         table=as_markdown(shown),
+        remarks=remarks,
     )
     return payload

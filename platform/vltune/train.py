@@ -1,23 +1,25 @@
-"""The one training loop, for every model family, and the runtime that it runs in."""
+"""The one training loop, for every model family."""
 
 import contextlib
 import dataclasses
 import json
 import math
-import resource
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vltune import checkpoints
+from vltune import checkpoints, models
+from vltune.averaging import WeightAverage
+from vltune.batches import featured, first, plan, shares
 from vltune.batchnorm import synchronise_batch_norm
 from vltune.checkpoints import Checkpoint
 from vltune.contract import (
@@ -37,6 +39,7 @@ from vltune.contract import (
     is_better,
     lookup,
 )
+from vltune.devices import cpu_has_bf16, peak_memory, reset_peak_memory, to_device, wide
 from vltune.optimization import (
     add_penalties,
     build_optimizer,
@@ -45,84 +48,11 @@ from vltune.optimization import (
     optimizer_tensors,
     penalised_weights,
 )
+from vltune.runtime import Progress, Runtime
 from vltune.samples import COUNT, write_samples
 
-
-@dataclass(frozen=True)
-class Progress:
-    """What outlives an epoch: written into each checkpoint, the same on all workers."""
-
-    epoch: int = 0
-    """Epochs completed."""
-    step: int = 0
-    """Optimizer steps completed."""
-    best: float = math.nan
-    """Best value of the objective so far."""
-    best_epoch: int = 0
-    best_checkpoint: str = ""
-    """Name of the best epoch's checkpoint folder."""
-    stale: int = 0
-    """Epochs since the best one."""
-    plateau: int = 0
-    """Epochs since the best one or the last fall of the learning rate."""
-    plateau_scale: float = 1.0
-    """What ``plateau`` multiplies the learning rate by."""
-    loss_scale: float = 2.0**16
-    """Loss scaling of fp16."""
-    loss_scale_steps: int = 0
-    """Steps since the loss scaling changed."""
-    finished: bool = False
-
-
-class Runtime(Protocol):
-    """Where a trial runs: a Ray Train worker, or the process itself."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-    threads: int
-    cache: str
-    """Folder of the caches that all trials of a node share."""
-
-    def tick(self) -> None:
-        """Says that the trial is alive. Cheap: called at every step."""
-        ...
-
-    def alive(self) -> contextlib.AbstractContextManager[None]:
-        """Around what takes long and cannot tick: opening data, building a model, scoring."""
-        ...
-
-    def exchange(self, epoch: int, told: "tuple[EpochReport, Progress] | None") -> "tuple[bool, Progress | None]":
-        """Rank 0 tells its report and gets whether to go on; the other ranks wait for the same answer.
-
-        No progress comes back where the trial is over for this worker: somebody else has it, or has ended it.
-        """
-        ...
-
-
-@dataclass
-class LocalRuntime:
-    """One worker, in this process; reports are collected in a list."""
-
-    cache: str
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    threads: int = 1
-    reports: list[EpochReport] = field(default_factory=list)
-
-    def tick(self) -> None:
-        """Nobody watches."""
-
-    def alive(self) -> contextlib.AbstractContextManager[None]:
-        """Nobody watches."""
-        return contextlib.nullcontext()
-
-    def exchange(self, epoch: int, told: tuple[EpochReport, Progress] | None) -> tuple[bool, Progress]:
-        """Keeps the report and goes on."""
-        assert told is not None, f"epoch {epoch}: the only rank has to tell"
-        self.reports.append(told[0])
-        return True, told[1]
+_TIMED = 12
+"""Predictions of single samples that are timed for ``latency_ms``."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +81,7 @@ def fit(trial: Trial, runtime: Runtime) -> None:
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)
     else:
-        _reset_peak_memory()
+        reset_peak_memory()
     _Fit(trial, runtime).run()
 
 
@@ -169,7 +99,7 @@ def predict(model: Family, samples: Sequence[Sample], *, batch_size: int) -> lis
     with torch.no_grad():
         for start in range(0, len(samples), batch_size):
             chunk = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
-            records += model.predict(_to(model.collate(chunk, None), device))
+            records += model.predict(to_device(model.collate(chunk, None), device))
     return records
 
 
@@ -185,17 +115,25 @@ class _Fit:
         self.progress = Progress()
         self.mine = True
         committed = self._latest()
+        inherited = self._inherited() if committed is None else None
         with runtime.alive():
             self.data = _load(trial, runtime)
-            self.training = _first(self.data.splits["train"], self.config.train_pictures)
-            self.assets, self.model = self._build(committed)
+            self.training = first(self.data.splits["train"], self.config.train_pictures)
+            self.validation = self.data.splits["validation"]
+            self.assets, self.model = self._build(committed or inherited)
+            self.notes += self.model.notes
+            self._keep_features()
         self.penalised = penalised_weights(self.model, self.config)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         if self.config.epochs and not self.trainable:
             raise BadInput(f"the family {trial.family.name!r} has nothing to train here: set epochs=0.")
         self.optimizer = build_optimizer(self.model, self.config) if self.config.epochs else None
+        average = self.config.ema_decay and self.config.epochs
+        self.average = WeightAverage(self.trainable, decay=self.config.ema_decay) if average else None
         if committed is not None:
             self._restore(committed)
+        if inherited is not None:
+            self._inherit(inherited)
         self.autocast, self.scaler = self._precision()
         # A power of two near a step's count: sums in half precision stay as small as means would be.
         self.unit = 2.0 ** round(math.log2(32 * self.config.batch_size)) if self.scaler.is_enabled() else 1.0
@@ -214,20 +152,54 @@ class _Fit:
 
     def _build(self, committed: Checkpoint | None) -> tuple[Assets, Family]:
         family, config = self.trial.family, self.config
-        torch.manual_seed(config.seed)
+        cache, resident = self.runtime.cache, self.runtime.resident
+        stands_on = models.stood_on(family, config, cache=cache, resident=resident)
+        torch.manual_seed(config.seed)  # only now: building what another trial has left here draws nothing
         if committed is None:
-            assets: Assets = family.prepare(config, self.data)
-            return assets, family(config, assets).to(self.runtime.device)
-        assets = checkpoints.read_assets(committed.folder, checkpoints.read_record(committed.folder))
-        model = family(config.without_sources(), assets)
-        checkpoints.load_weights(model, checkpoints.read_tensors(committed.folder / checkpoints.MODEL))
+            assets: Assets = {
+                **family.prepare(config, self.data),
+                **family.prepare_with(stands_on, config, self.data),
+                **models.assets_of_parts(family, config, cache=cache),
+            }
+            model = family(config, assets, stands_on)
+            models.start_parts(model, config, cache=cache)
+            return assets, model.to(self.runtime.device)
+        assets = models.read_assets(committed.folder, models.read_record(committed.folder))
+        model = family(config.without_sources(), assets, stands_on)
+        models.load_weights(model, checkpoints.read_tensors(committed.folder / checkpoints.MODEL))
         return assets, model.to(self.runtime.device)
+
+    def _keep_features(self) -> None:
+        """Lets a frozen encoder run once for all trials of the node, where the family has such features."""
+        key = ("training", "validation") if self.config.epochs else ("validation",)
+        for split in key:
+            samples, note = featured(
+                self.model, getattr(self, split), split=split, data_hash=self.data.hash, cache=self.runtime.cache
+            )
+            setattr(self, split, samples)
+            self.notes += [note] if note and note not in self.notes else []
+
+    def _inherited(self) -> Checkpoint | None:
+        """The last state of the trial that this one goes on from."""
+        if not self.config.start_from:
+            return None
+        found = checkpoints.latest(self.trial.folder.parent / self.config.start_from / "checkpoints")
+        if found is None or not (found.folder / checkpoints.OPTIMIZER).is_file():
+            raise TrainingFailure(f"start_from={self.config.start_from}: that trial has kept no state to go on from")
+        return found
 
     def run(self) -> None:
         """Epoch after epoch until the plan, the patience or the driver says stop."""
         self._train_and_tell()
         if self.runtime.rank == 0 and self.mine:  # only now: a last epoch that was never heard of is still needed
-            checkpoints.keep_only(self.parent, [self.parent / self.progress.best_checkpoint])
+            kept = {self.progress.best_checkpoint}
+            if self._goes_on_elsewhere():
+                kept.add(self.reports[-1]["checkpoint"])
+            checkpoints.keep_only(self.parent, [self.parent / name for name in kept])
+
+    def _goes_on_elsewhere(self) -> bool:
+        """Whether this is a segment whose last state others may start from."""
+        return 0 < self.config.until_epoch < self.config.epochs
 
     def _train_and_tell(self) -> None:
         for report in self.reports:  # committed, but perhaps never heard of
@@ -249,9 +221,9 @@ class _Fit:
         torch.manual_seed(_seed(config.seed, epoch, runtime.rank))
         self.replica.train()
         draws = Draws(config.seed, epoch)
-        steps = _plan(len(self.training), draws, config.batch_size)
+        steps = plan(len(self.training), draws, config.batch_size)
         total_steps = len(steps) * config.epochs
-        loss_sum = torch.zeros((), dtype=torch.float64, device=_wide(runtime.device))
+        loss_sum = torch.zeros((), dtype=torch.float64, device=wide(runtime.device))
         token_count = torch.zeros_like(loss_sum)
         rate = 0.0
         for number, micro_batches in enumerate(self._prefetch(steps, draws)):
@@ -291,13 +263,13 @@ class _Fit:
             waits = self.replica.no_sync() if isinstance(self.replica, DistributedDataParallel) and not last else None
             with waits or contextlib.nullcontext():
                 with self.autocast():
-                    loss = self.replica(_to(batch, self.runtime.device))
+                    loss = self.replica(to_device(batch, self.runtime.device))
                 self.scaler.scale(loss.sum / self.unit).backward()
             self.runtime.tick()
             sums.append(loss.sum.detach())
             counts.append(loss.count.detach())
-        wide = _wide(self.runtime.device)
-        return torch.stack(sums).to(wide, torch.float64).sum(), torch.stack(counts).to(wide, torch.float64).sum()
+        where = wide(self.runtime.device)
+        return torch.stack(sums).to(where, torch.float64).sum(), torch.stack(counts).to(where, torch.float64).sum()
 
     def _step(self, optimizer: torch.optim.Optimizer, count: torch.Tensor) -> None:
         """Divides by the count of all workers and micro-batches, adds penalties, clips, and steps."""
@@ -316,6 +288,8 @@ class _Fit:
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
 
     def _mean_loss(self, loss_sum: torch.Tensor, count: torch.Tensor) -> tuple[float, list[float]]:
         """Mean training loss over all workers, and of each worker alone."""
@@ -339,18 +313,22 @@ class _Fit:
                 yield waiting.pop(0).result()
 
     def _collate(self, indexes: Sequence[int], draws: Draws) -> list[Batch]:
-        mine = _shares(indexes, self.runtime.world_size)
+        mine = shares(indexes, self.runtime.world_size)
         smallest, largest = min(map(len, mine)), max(map(len, mine))
         micro = math.ceil(largest / self.config.micro_batch_size) if self.config.micro_batch_size else 1
-        parts = _shares(mine[self.runtime.rank], max(1, min(micro, smallest)))
+        parts = shares(mine[self.runtime.rank], max(1, min(micro, smallest)))
         return [self.model.collate([self.training[i] for i in part], draws) for part in parts]
 
     # -- evaluation, decision, checkpoint
 
     def _evaluate(self, epoch: int, trained: Mapping[str, float]) -> EpochReport | None:
         """Scores the validation split over all workers; rank 0 decides, commits and returns the report."""
+        with self.average.in_place() if self.average is not None else contextlib.nullcontext():
+            return self._evaluate_as_kept(epoch, trained)
+
+    def _evaluate_as_kept(self, epoch: int, trained: Mapping[str, float]) -> EpochReport | None:
         runtime, start = self.runtime, time.perf_counter()
-        split = self.data.splits["validation"]
+        split = self.validation
         records: list[tuple[int, Record]] = []
         mine = range(runtime.rank, len(split), runtime.world_size)
         self.replica.eval()
@@ -358,7 +336,7 @@ class _Fit:
             for begin in range(0, len(mine), self.size):
                 indexes = mine[begin : begin + self.size]
                 batch = self.model.collate([split[i] for i in indexes], None)
-                records += zip(indexes, self.model.predict(_to(batch, runtime.device)), strict=True)
+                records += zip(indexes, self.model.predict(to_device(batch, runtime.device)), strict=True)
                 runtime.tick()
         if runtime.world_size > 1:
             everyone: list[Any] | None = [None] * runtime.world_size if runtime.rank == 0 else None
@@ -371,8 +349,28 @@ class _Fit:
             scores = self.model.score(ordered)
         metrics = dict(scores.metrics) | dict(trained)
         metrics["evaluate_seconds"] = time.perf_counter() - start
-        metrics["peak_memory_mb"] = _peak_memory(runtime.device)
-        return self._decide(epoch, metrics, [r | s for r, s in zip(ordered, scores.records, strict=True)])
+        earlier = sum(report["metrics"].get("train_seconds", 0.0) for report in self.reports)
+        metrics["training_seconds"] = earlier + trained.get("train_seconds", 0.0)
+        if self.config.measure_latency:
+            metrics["latency_ms"] = self._latency()
+        metrics["peak_memory_mb"] = peak_memory(runtime.device)
+        told = [{k: v for k, v in record.items() if not k.startswith("_")} for record in ordered]
+        return self._decide(epoch, metrics, [r | s for r, s in zip(told, scores.records, strict=True)])
+
+    def _latency(self) -> float:
+        """Median milliseconds from a sample, opened, to its prediction, without others beside it."""
+        split, seconds = self.data.splits["validation"], []
+        with torch.no_grad(), self.autocast():
+            for number in range(_TIMED):
+                sample = split[number % len(split)]
+                _ = sample.picture
+                start = time.perf_counter()
+                self.model.predict(to_device(self.model.collate([sample], None), self.runtime.device))
+                if self.runtime.device.type == "cuda":
+                    torch.cuda.synchronize(self.runtime.device)
+                seconds.append(time.perf_counter() - start)
+                self.runtime.tick()
+        return 1000 * statistics.median(seconds[2:])  # the first ones warm up
 
     def _decide(self, epoch: int, metrics: dict[str, float], records: list[Record]) -> EpochReport:
         """Rank 0: is this the best epoch, does the learning rate fall, is it the end? Then commits."""
@@ -384,7 +382,7 @@ class _Fit:
         stale, plateau = (0, 0) if best else (before.stale + 1, before.plateau + 1)
         falls = config.schedule == "plateau" and plateau >= config.plateau_patience
         early = bool(config.patience) and stale >= config.patience and epoch < config.epochs
-        last = early or epoch >= config.epochs
+        last = early or epoch >= (config.until_epoch or config.epochs)
         progress = dataclasses.replace(
             before,
             epoch=epoch,
@@ -415,16 +413,20 @@ class _Fit:
                 "assets": sorted(self.assets),
                 **self.trial.record,
             }
-            checkpoints.write_model(folder, self.model, record=record, assets=self.assets)
-            if self.optimizer is not None and not report.last:
+            models.write_model(folder, self.model, record=record, assets=self.assets)
+            if self.optimizer is not None and (not report.last or self._goes_on_elsewhere()):
                 checkpoints.write_tensors(folder / checkpoints.OPTIMIZER, optimizer_tensors(self.optimizer))
+                if self.average is not None:
+                    checkpoints.write_tensors(folder / checkpoints.RAW, self.average.raw())
             reports = [*self.reports, dataclasses.asdict(report)]
             state = {"progress": dataclasses.asdict(progress), "reports": reports}
             (folder / checkpoints.STATE).write_text(json.dumps(state))
             (folder / checkpoints.RECORDS).write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
             shown = range(min(COUNT, len(records)))
-            split = self.data.splits["validation"]
-            write_samples(folder / checkpoints.SAMPLES, [split[i] for i in shown], [records[i] for i in shown])
+            split = self.validation
+            write_samples(
+                folder / checkpoints.SAMPLES, [split[i] for i in shown], [self.model.said(records[i]) for i in shown]
+            )
 
         committed = checkpoints.commit(self.parent, report.epoch, write)
         self.progress, self.reports = progress, [*self.reports, dataclasses.asdict(report)]
@@ -445,13 +447,27 @@ class _Fit:
         state = committed.read_json(checkpoints.STATE)
         self.progress, self.reports = Progress(**state["progress"]), state["reports"]
         if self.optimizer is not None and not self.progress.finished:
-            load_optimizer(self.optimizer, checkpoints.read_tensors(committed.folder / checkpoints.OPTIMIZER))
+            self._restore_optimizer(self.optimizer, committed)
+
+    def _inherit(self, inherited: Checkpoint) -> None:
+        """Goes on from another trial's last state; what is best is counted anew."""
+        theirs = Progress(**inherited.read_json(checkpoints.STATE)["progress"])
+        self.progress = dataclasses.replace(
+            theirs, best=math.nan, best_epoch=0, best_checkpoint="", stale=0, plateau=0, finished=False
+        )
+        assert self.optimizer is not None, "a segment is trained"
+        self._restore_optimizer(self.optimizer, inherited)
+
+    def _restore_optimizer(self, optimizer: torch.optim.Optimizer, committed: Checkpoint) -> None:
+        load_optimizer(optimizer, checkpoints.read_tensors(committed.folder / checkpoints.OPTIMIZER))
+        if self.average is not None:
+            self.average.restore(checkpoints.read_tensors(committed.folder / checkpoints.RAW))
 
     def _precision(self) -> tuple[Any, torch.amp.GradScaler]:
         kind, device = self.config.precision, self.runtime.device
         if kind == "fp16" and device.type != "cuda":
             raise BadInput("precision='fp16' needs a GPU; on a CPU take float32 or bf16.")
-        if kind == "bf16" and device.type == "cpu" and not _cpu_has_bf16():
+        if kind == "bf16" and device.type == "cpu" and not cpu_has_bf16():
             self.notes.append("bf16 without instructions for it on this CPU: no faster than float32")
         dtype = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[kind]
 
@@ -499,70 +515,5 @@ def _load(trial: Trial, runtime: Runtime) -> Data:
     return data
 
 
-def _first(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
-    if count > len(samples):
-        raise BadInput(f"train_pictures={count} is more than the {len(samples)} of the training split.")
-    return _Head(samples, count) if count else samples
-
-
-class _Head(Sequence[Sample]):
-    """The first samples of a split."""
-
-    def __init__(self, samples: Sequence[Sample], count: int) -> None:
-        self._samples, self._count = samples, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._samples[range(self._count)[index]]
-
-
-def _plan(count: int, draws: Draws, batch_size: int) -> list[list[int]]:
-    """Which samples each step sees: a permutation of (seed, epoch) cut into batches of nearly equal size."""
-    order = draws.generator("", "order").permutation(count).tolist()
-    return _shares(order, math.ceil(count / batch_size))
-
-
-def _shares(items: Sequence[int], parts: int) -> list[list[int]]:
-    """Consecutive parts whose sizes differ by one at most."""
-    small, large = divmod(len(items), parts)
-    ends = [(i + 1) * small + min(i + 1, large) for i in range(parts)]
-    return [list(items[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
-
-
 def _seed(seed: int, epoch: int, rank: int) -> int:
     return int(Draws(seed, epoch).generator(str(rank), "dropout").integers(2**63))
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cpu":
-        return batch
-    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-
-
-def _wide(device: torch.device) -> torch.device:
-    """Where sums are kept in float64: Apple's GPUs have none."""
-    return torch.device("cpu") if device.type == "mps" else device
-
-
-def _cpu_has_bf16() -> bool:
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and any(name in flags.read_text() for name in ("avx512_bf16", "amx_bf16", " bf16"))
-
-
-def _reset_peak_memory() -> None:
-    with contextlib.suppress(OSError):  # Linux only; elsewhere the figure is the process's since its start
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Highest memory use of the trial in MiB: of the device, or of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -19,8 +19,12 @@ from vltune.session import SessionOptions, Slot
 class Conductor(Protocol):
     """Who decides: the driver of a search."""
 
+    def waits(self) -> bool:
+        """Whether a free slot has nothing to train until a trial that runs now has ended."""
+        ...
+
     def next_trial(self) -> dict[str, Any] | None:
-        """What a free slot trains next; None ends the search."""
+        """What a free slot that need not wait trains next; None ends the search."""
         ...
 
     def hear(self, uid: str, message: dict[str, Any]) -> bool:
@@ -30,6 +34,10 @@ class Conductor(Protocol):
     def lost(self, uid: str) -> None:
         """A trial's slot died for good."""
         ...
+
+
+_WAITING = {"uid": ""}
+"""What a slot gets instead of a trial while it has to wait."""
 
 
 class _Bound:
@@ -45,12 +53,16 @@ class _Bound:
 
 
 class _Asks(_Bound, Searcher):
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Conductor, *, isolate: bool) -> None:
         Searcher.__init__(self)  # no metric: messages are not all results
-        self.conductor = conductor
+        self.conductor, self.isolate = conductor, isolate
         self.uids: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
+        if self.conductor.waits():
+            # To None, Tune would ask again soon, but keep one idle actor alone and end the sessions of all others. A
+            # trial that only waits keeps its actor, which is worth nothing where each trial gets a new one.
+            return None if self.isolate else dict(_WAITING)
         trial = self.conductor.next_trial()
         if trial is None:
             return Searcher.FINISHED
@@ -58,7 +70,7 @@ class _Asks(_Bound, Searcher):
         return trial
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 (Tune's)
-        if error:
+        if error and trial_id in self.uids:
             self.conductor.lost(self.uids[trial_id])
 
     def save(self, checkpoint_path: str) -> None: ...
@@ -71,11 +83,14 @@ class _Hears(_Bound, TrialScheduler):
         self.conductor = conductor
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002 (Tune's)
+        if trial.config == _WAITING:
+            return TrialScheduler.CONTINUE if self.conductor.waits() else TrialScheduler.STOP
         goes_on = self.conductor.hear(trial.config["uid"], json.loads(result["message"]))
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:  # noqa: ARG002 (Tune's)
-        self.conductor.hear(trial.config["uid"], json.loads(result["message"]))
+        if trial.config != _WAITING:
+            self.conductor.hear(trial.config["uid"], json.loads(result["message"]))
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None: ...
 
@@ -110,7 +125,7 @@ def run_trials(
         tune.Tuner(
             tune.with_resources(tune.with_parameters(Slot, options=options), {"CPU": SLOT_CPUS}),
             tune_config=tune.TuneConfig(
-                search_alg=_Asks(conductor),
+                search_alg=_Asks(conductor, isolate=isolate),
                 scheduler=_Hears(conductor),
                 num_samples=-1,
                 max_concurrent_trials=shares.concurrent,

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from vltune.contract import (
+    NO_MODELS,
     BadInput,
     Data,
     Draws,
@@ -34,6 +35,7 @@ class ToyConfig(TrialConfig):
     epoch_seconds: float = 0.0
     """How long an epoch sleeps, besides."""
     width: int = 4
+    dropout: float = 0.2
     fails: str = ""
     """``error``: an exception; ``nan``: a loss that is not finite; ``killed:FILE``: SIGKILL in epoch 2, once;
     ``hangs:FILE``: silence there, once."""
@@ -63,12 +65,12 @@ class Toy(Family):
     def prepare(cls, config: ToyConfig, data: Data) -> dict[str, str]:
         return {"mean.json": "[0.5]"}
 
-    def __init__(self, config: ToyConfig, assets: dict[str, str]) -> None:
-        super().__init__(config, assets)
+    def __init__(self, config: ToyConfig, assets: dict[str, str], models: Mapping[str, Family] = NO_MODELS) -> None:
+        super().__init__(config, assets, models)
         self.config, self.steps = config, 0
         self.body = torch.nn.Linear(48, config.width)
         self.head = torch.nn.Linear(config.width, 1)
-        self.dropout = torch.nn.Dropout(0.2)
+        self.dropout = torch.nn.Dropout(config.dropout)
 
     def collate(self, samples: Sequence[Sample], draws: Draws | None) -> dict[str, Any]:
         pictures = torch.tensor(np.stack([s.picture.reshape(-1) for s in samples]), dtype=torch.float32) / 255

@@ -239,7 +239,7 @@ def test_captions_cost_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_stored_sample_is_a_sample(tmp_path: Path) -> None:
     stored = _open(_flickr(tmp_path / "d", list(range(10))), tmp_path).splits["train"][0]
-    assert [f.name for f in dataclasses.fields(stored)] == ["id", "picture", "captions"]
+    assert [f.name for f in dataclasses.fields(stored)] == ["id", "picture", "captions", "features"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         stored.id = "other"  # type: ignore[misc]
     for copy in (dataclasses.replace(stored, captions=("else",)), pickle.loads(pickle.dumps(stored))):

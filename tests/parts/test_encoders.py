@@ -1,24 +1,54 @@
 """Encoders against torchvision's own models, hand-computed sizes and a network written out in functions."""
 
 import copy
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 
-from trainables.parts.encoders import ENCODERS, Encoder, build_encoder, freeze, weights_file
+from trainables.parts.encoders import (
+    ENCODERS,
+    Architecture,
+    Body,
+    Encoder,
+    build_encoder,
+    freeze,
+    vit_b_16,
+    weights_file,
+)
+from trainables.parts.vision_transformer import vision_transformer
 from vltune.contract import BadInput, NotFound
 
 torch.set_num_threads(1)
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 SETTINGS = {"weights": "none", "picture_size": 96, "features": "grid"}
 CNN = {"cnn_width": 32, "cnn_extra_layers": 0, "cnn_activation": "relu"}
+
+
+@pytest.fixture(autouse=True)
+def _small_vision_transformer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one has 86 M parameters; two narrow layers of the same kind are compared in its place."""
+    small = dataclasses.replace(
+        ENCODERS["vit_b_16"],
+        build=lambda **_: Body(vision_transformer(small_vision_transformer(64)), nn.Identity(), 24),
+    )
+    monkeypatch.setitem(ENCODERS, "vit_b_16", small)
+
+
+def small_vision_transformer(size: int) -> models.VisionTransformer:
+    model = models.VisionTransformer(size, patch_size=16, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=48)
+    for parameter in model.parameters():  # torchvision begins with zeros and ones here and there
+        nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 def build(name: str, **changes) -> Encoder:
@@ -50,6 +80,9 @@ def reference(name: str) -> nn.Module:
 
 def features_of(model: nn.Module, x: Tensor) -> Tensor:
     """Pooled features by torchvision's own forward pass, its classifier taken off."""
+    if isinstance(model, models.ConvNeXt):
+        with torch.no_grad():
+            return model.double().avgpool(model.features((x.double() - MEAN) / STD)).flatten(1)
     if isinstance(model, models.EfficientNet | models.DenseNet):
         model.register_module("classifier", nn.Identity())
     else:
@@ -112,7 +145,14 @@ def test_cnn_starts_with_signals_of_even_size() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("resnet18", 64), ("resnet50", 64), ("efficientnet_b0", 64), ("densenet121", 64), ("inception_v3", 107)],
+    [
+        ("resnet18", 64),
+        ("resnet50", 64),
+        ("efficientnet_b0", 64),
+        ("densenet121", 64),
+        ("inception_v3", 107),
+        ("convnext_tiny", 64),
+    ],
 )
 def test_features_are_those_of_torchvision(tmp_path: Path, name: str, size: int) -> None:
     """The file has the classification head (and Inception's auxiliary one), and goes the way that users' files go."""
@@ -136,6 +176,65 @@ def test_features_are_those_of_torchvision(tmp_path: Path, name: str, size: int)
     torch.testing.assert_close(vectors.mean(1), expected, rtol=1e-4, atol=1e-6 * scale)
 
 
+def resized(positions: Tensor, side: int) -> Tensor:
+    """Position vectors of a 4 x 4 grid for another, each component a picture that Pillow resizes."""
+    of_class, of_patches = positions[:, :1], positions[0, 1:].detach().unflatten(0, (4, 4))
+    pictures = [Image.fromarray(channel.numpy()) for channel in of_patches.permute(2, 0, 1).contiguous()]
+    maps = np.stack([np.asarray(p.resize((side, side), Image.Resampling.BICUBIC)) for p in pictures], -1)
+    return torch.cat((of_class, torch.from_numpy(maps).flatten(0, 1)[None]), 1)
+
+
+@pytest.mark.parametrize("size", [64, 16, 48, 112])
+def test_patches_are_those_of_torchvision(tmp_path: Path, size: int) -> None:
+    """Torchvision's model, built for the size, with positions that were resized outside; its file's old names."""
+    torch.manual_seed(0)
+    made = small_vision_transformer(64)
+    expected_model = small_vision_transformer(size)
+    state = made.state_dict()
+    file = tmp_path / "weights.pth"
+    old = {k.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): v for k, v in state.items()}
+    assert "encoder.layers.encoder_layer_1.mlp.linear_2.bias" in old
+    torch.save(old, file)
+    expected_model.load_state_dict(
+        {**state, "encoder.pos_embedding": resized(state["encoder.pos_embedding"], size // 16)}
+    )
+    x = pictures(size)
+    with torch.no_grad():
+        vectors = build("vit_b_16", weights=str(file), picture_size=size).eval()(x)
+        pooled = build("vit_b_16", weights=str(file), picture_size=size, features="pooled").eval()(x)
+        patches = expected_model._process_input((x - MEAN) / STD)
+        tokens = torch.cat((expected_model.class_token.expand(2, -1, -1), patches), 1)
+        expected = expected_model.eval().encoder(tokens)[:, 1:]
+    assert expected.shape == (2, (size // 16) ** 2, 24)
+    assert (expected[0] - expected[1]).abs().mean() > 0.01 * expected.abs().mean(), "the comparison must mean something"
+    torch.testing.assert_close(vectors, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pooled, expected.mean(1, keepdim=True), rtol=1e-4, atol=1e-4)
+
+
+def test_own_weights_of_a_vision_transformer_serve_any_size(tmp_path: Path) -> None:
+    encoder = build("vit_b_16")
+    file = tmp_path / "vit.safetensors"
+    save_file(encoder.state_dict(), file)
+    again = build("vit_b_16", weights=str(file), picture_size=32)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in encoder.state_dict().items())
+    with pytest.raises(BadInput, match=r"picture_size=100 does not fit .*: it must be a multiple of .* 16 pixels; 224"):
+        build("vit_b_16", picture_size=100)
+
+
+@pytest.mark.parametrize(
+    ("name", "positions", "parameters"),
+    # Torchvision's documented sizes, less the heads: 768 * 1000 + 1000, and 2 * 768 for ConvNeXt's normalisation.
+    [("vit_b_16", 14 * 14, 86_567_656 - 769_000), ("convnext_tiny", 7 * 7, 28_589_128 - 769_000 - 1536)],
+)
+def test_large_ones_without_memory(monkeypatch: pytest.MonkeyPatch, name: str, positions: int, parameters: int) -> None:
+    monkeypatch.setitem(ENCODERS, "vit_b_16", Architecture(build=vit_b_16))
+    with torch.device("meta"):
+        encoder = build(name, picture_size=224)
+        assert encoder(torch.rand(1, 3, 224, 224)).shape == (1, positions, 768)
+    assert encoder.width == 768
+    assert sum(p.numel() for p in encoder.parameters()) == parameters
+
+
 def test_efficientnet_b7_without_memory() -> None:
     with torch.device("meta"):
         encoder = build("efficientnet_b7", picture_size=600)
@@ -155,7 +254,7 @@ def test_smallest_picture(name: str) -> None:
         assert encoder(smallest).shape == (2, 1, encoder.width)
     with pytest.raises(BadInput) as error:
         build(name, picture_size=architecture.smallest - 1)
-    assert f"at least {architecture.smallest}; {architecture.native} is its native size" in str(error.value)
+    assert f"at least {architecture.smallest} pixels; {architecture.native} is its native size" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -165,17 +264,25 @@ def test_native_sizes_are_those_of_torchvision() -> None:
             assert architecture.imagenet.transforms().crop_size == [architecture.native]
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet18", "efficientnet_b0", "densenet121"])
-def test_every_parameter_gets_a_gradient(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        *(("cnn", 64), ("resnet18", 64), ("efficientnet_b0", 64), ("densenet121", 64), ("convnext_tiny", 64)),
+        *(("vit_b_16", size) for size in (16, 48, 64, 160)),
+    ],
+)
+def test_every_parameter_gets_a_gradient(name: str, size: int) -> None:
     torch.manual_seed(0)
-    encoder = build(name, cnn_width=8, cnn_extra_layers=1)
-    encoder(pictures(64)).square().mean().backward()
+    encoder = build(name, cnn_width=8, cnn_extra_layers=1, picture_size=size)
+    encoder(pictures(size)).square().mean().backward()
     for key, parameter in encoder.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().sum() > 0, key
+        if key == "body.patches.pos_embedding":
+            assert parameter.grad.any(2).all(), "each place counts, however small the picture"
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet18", "efficientnet_b0", "densenet121"])
+@pytest.mark.parametrize("name", ["cnn", "resnet18", "efficientnet_b0", "densenet121", "vit_b_16", "convnext_tiny"])
 def test_checkpointing_changes_nothing(name: str) -> None:
     """EfficientNet has random depth as well: what is computed again must draw the same."""
     torch.manual_seed(0)

@@ -62,9 +62,10 @@ class StoredSample(Sample):
         id: str,  # noqa: A002 - as the field is called
         picture: np.ndarray | Callable[[], np.ndarray] | None,
         captions: tuple[str, ...],
+        features: np.ndarray | None = None,
     ) -> None:
         # Past the lock of a frozen dataclass, as its own __init__ does it.
-        vars(self).update(id=id, captions=captions)
+        vars(self).update(id=id, captions=captions, features=features)
         vars(self)["_read" if callable(picture) else "picture"] = picture
 
     @cached_property

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,14 @@ from torch.utils.checkpoint import checkpoint
 from torchvision import models
 from torchvision.models import WeightsEnum
 
+from trainables.parts.autoencoder import AUTOENCODER_WIDTHS, autoencoder_layers
 from trainables.parts.imagenet import imagenet_file
+from trainables.parts.vision_transformer import own_name, vision_transformer
 from vltune.checkpoints import read_foreign_weights, sha256
 from vltune.contract import BadInput, NotFound, lookup
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HEAD = ("fc", "classifier", "avgpool", "dropout", "AuxLogits")
+HEAD = ("fc", "classifier", "heads", "avgpool", "dropout", "AuxLogits")
 """What torchvision's models have behind their features."""
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -83,13 +85,20 @@ class Encoder(nn.Module):
 
     def forward(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch positions channels"]:
         """Vectors of a batch of pictures with values in [0, 1]."""
+        maps = self.run(pictures, stages(self.body))
+        return self.dense(self.gather(maps.flatten(2).transpose(1, 2)))
+
+    def run(
+        self, pictures: Float[Tensor, "batch 3 height width"], layers: Iterable[nn.Module]
+    ) -> Float[Tensor, "batch ..."]:
+        """What the first stages give, one behind the other: maps, or a vision Transformer's tokens."""
         maps = (pictures - self.mean) / self.std
-        for stage in _stages(self.body):
+        for stage in layers:
             if self.gradient_checkpointing and torch.is_grad_enabled() and not self.frozen:
                 maps = checkpoint(stage, maps, use_reentrant=False, context_fn=functools.partial(_contexts, stage))
             else:
                 maps = stage(maps)
-        return self.dense(self.gather(maps.flatten(2).transpose(1, 2)))
+        return maps
 
     def train(self, mode: bool = True) -> "Encoder":  # noqa: FBT001, FBT002 - as nn.Module has it
         """Sets the mode; a frozen encoder stays in evaluation."""
@@ -140,11 +149,7 @@ def build_encoder(
         BadInput: pictures that are too small, or weights of something else.
     """
     architecture = lookup(ENCODERS, name, "picture_encoder")
-    if picture_size < architecture.smallest:
-        raise BadInput(
-            f"picture_size={picture_size} is too small for picture_encoder={name!r}: "
-            f"it needs at least {architecture.smallest}; {architecture.native} is its native size."
-        )
+    check_picture_size(name, picture_size)
     lookup(FEATURES, features, "features")
     file, _ = weights_file(name, weights, weights_hash=weights_hash)
     body = architecture.build(
@@ -164,6 +169,21 @@ def build_encoder(
     if file is not None:
         _load(encoder, read_foreign_weights(file), name=name, file=file)
     return encoder
+
+
+def check_picture_size(name: str, picture_size: int) -> None:
+    """Checks the side of pictures, in pixels, for an encoder of the table.
+
+    Raises:
+        BadInput: it is too small, or no multiple of the encoder's patches.
+    """
+    known, rule = ENCODERS[name], ""
+    if picture_size < known.smallest:
+        rule = f"is too small for picture_encoder={name!r}: it needs at least {known.smallest} pixels"
+    elif picture_size % known.patch:
+        rule = f"does not fit picture_encoder={name!r}: it must be a multiple of its patches' {known.patch} pixels"
+    if rule:
+        raise BadInput(f"picture_size={picture_size} {rule}; {known.native} is its native size.")
 
 
 def cnn(
@@ -193,6 +213,19 @@ def cnn(
     return Body(nn.Sequential(layers), dense, embedding_width)
 
 
+def autoencoder(**_: object) -> Body:
+    """The encoder of the matching study's autoencoder."""
+    return Body(autoencoder_layers(), nn.Identity(), AUTOENCODER_WIDTHS[-1])
+
+
+def vit_b_16(**_: object) -> Body:
+    """Torchvision's vision Transformer; its maps are the tokens of the patches, whose mean is ``pooled``.
+
+    Its ImageNet weights were trained to classify by the class token, which is no position of the picture.
+    """
+    return Body(vision_transformer(models.vit_b_16(weights=None)), nn.Identity(), 768)
+
+
 def _from_torchvision(
     build: Callable[..., nn.Module], width: int, *, relu: bool = False, **settings: bool
 ) -> Callable[..., Body]:
@@ -208,7 +241,7 @@ def _from_torchvision(
     return body
 
 
-def _stages(body: nn.Sequential) -> Iterator[nn.Sequential]:
+def stages(body: nn.Sequential) -> Iterator[nn.Sequential]:
     """The layers in groups, each of which begins with a convolution or a block of them.
 
     BatchNorm and layers without weights join the layer before them: what checkpointing keeps is the input of each
@@ -317,8 +350,8 @@ def _load(encoder: Encoder, state: dict[str, Tensor], *, name: str, file: Path) 
 
 
 def _modern(key: str) -> str:
-    """The name of a weight as torchvision writes it now: its DenseNet files still say ``norm.1`` for ``norm1``."""
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key)
+    """The name of a weight as it is here: torchvision's DenseNet files still say ``norm.1`` for ``norm1``."""
+    return own_name(re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,12 +364,15 @@ class Architecture:
     """Smallest side of a picture, in pixels."""
     native: int = 224
     """Side of the pictures that it was made for, in pixels."""
+    patch: int = 1
+    """Side of the patches into which it cuts pictures, in pixels; what is left at the border would not be seen."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
 
 ENCODERS: dict[str, Architecture] = {
     "cnn": Architecture(build=cnn, smallest=8, native=96),
+    "autoencoder": Architecture(build=autoencoder, native=96),
     "efficientnet_b0": Architecture(
         build=_from_torchvision(models.efficientnet_b0, 1280), imagenet=models.EfficientNet_B0_Weights.IMAGENET1K_V1
     ),
@@ -367,5 +403,10 @@ ENCODERS: dict[str, Architecture] = {
     "densenet121": Architecture(
         build=_from_torchvision(models.densenet121, 1024, relu=True),
         imagenet=models.DenseNet121_Weights.IMAGENET1K_V1,
+    ),
+    "vit_b_16": Architecture(build=vit_b_16, imagenet=models.ViT_B_16_Weights.IMAGENET1K_V1, smallest=16, patch=16),
+    # Without the normalisation that torchvision's classifier begins with: the pooled vector's, not the positions'.
+    "convnext_tiny": Architecture(
+        build=_from_torchvision(models.convnext_tiny, 768), imagenet=models.ConvNeXt_Tiny_Weights.IMAGENET1K_V1
     ),
 }

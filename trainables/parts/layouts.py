@@ -190,7 +190,7 @@ def _flickr(root: Path, report: Report) -> Listing | None:
         "Flickr8k.token.txt": ("flickr8k", _token_line),
         "results_20130124.token": ("flickr30k", _token_line),
         "results.csv": ("flickr30k", _bar_line),
-        "captions.txt": ("flickr8k", _comma_line),
+        "captions.txt": ("flickr8k", comma_line),
     }
     for file_name, (name, parse) in readers.items():
         for file in _texts(root, file_name):
@@ -206,7 +206,7 @@ def _read_flickr(
     stray: set[str] = set()
     for number, line in read_lines(file):
         if number == 1 and re.match(r"image(_name)?\s*[,|]", line):
-            parse = _numbered_line if parse is _comma_line and "number" in line else parse
+            parse = _numbered_line if parse is comma_line and "number" in line else parse
             continue
         where = f"{file}:{number}"
         parsed = parse(line)
@@ -270,7 +270,7 @@ def _bar_line(line: str) -> tuple[str, str, str] | None:
     return (match[1].strip(), match[2], match[3]) if match else None
 
 
-def _comma_line(line: str) -> tuple[str, str, str] | None:
+def comma_line(line: str) -> tuple[str, str, str] | None:
     """``name.jpg,caption``: the caption goes to the end of the line, and is quoted where it holds commas."""
     name, comma, text = line.partition(",")
     return (name.strip(), "", _unquoted(text)) if comma else None

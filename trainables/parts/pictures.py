@@ -13,6 +13,8 @@ MAX_PIXELS = 89_000_000
 """Largest picture, width times height. Pillow itself warns from 89.5 million on, and refuses twice as many."""
 MIN_SIDE = 8
 """Smallest width and height, in pixels."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""Endings by which a source is the path of a picture, and not a text."""
 
 # Named one by one, because Pillow would also try formats that start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

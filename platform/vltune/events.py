@@ -1,0 +1,53 @@
+"""The ledger's events as MLflow is to hear of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vltune.ledger import Event, Ledger, SearchRecord
+from vltune.summary import best_report, checkpoint_folder
+
+
+class LedgerEvents:
+    """The ledger's events, with what MLflow is to be told of each."""
+
+    def __init__(self, ledger: Ledger, record: SearchRecord, folder: Path) -> None:
+        self.ledger, self.record, self.folder = ledger, record, folder
+
+    def pending(self, after: int, limit: int) -> list[Event]:
+        """The next events after a sequence number."""
+        events = self.ledger.pending(self.record.name, after=after, limit=limit)
+        return [replace(event, payload=self._payload(event.uid, event.kind, event.payload)) for event in events]
+
+    def mark_sent(self, sequence: int) -> None:
+        """Remembers that MLflow has everything up to here."""
+        self.ledger.mark_sent(self.record.name, sequence)
+
+    def _payload(self, uid: str, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if kind == "summary":
+            return payload
+        if kind == "epoch":
+            return {"epoch": payload["epoch"], "metrics": payload["metrics"]}
+        trial = self.ledger.trial(uid)
+        if kind == "started":
+            shared = {key: str(value) for key, value in self.record.versions.items()}
+            return {
+                "params": trial.config,
+                "searched": list(trial.searched),
+                "name": trial.row or uid,
+                "number": trial.number,
+                "tags": {"vltune.row": trial.row, "vltune.attempt": str(payload["attempt"]), **shared},
+            }
+        best = best_report(self.ledger.epochs(uid))
+        if best is None:
+            return payload
+        checkpoint = checkpoint_folder(self.folder.parent, trial, best)
+        samples = checkpoint / "samples"
+        return {
+            **payload,
+            "note": "\n".join(best.notes),
+            "best_epoch": best.epoch,
+            "best": dict(best.metrics),
+            **({"checkpoint": str(checkpoint)} if checkpoint.is_dir() else {}),
+            **({"samples": str(samples)} if samples.is_dir() else {}),
+        }

@@ -1,0 +1,100 @@
+"""The test split: read once for each model, when it is promoted or a table asks for it; it never chooses anything."""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from vltune import models
+from vltune.contract import BadInput, Direction, Family, NotFound, Record, is_better
+from vltune.library import PromotedModels
+from vltune.train import evaluate
+
+BATCH = 32
+STRIKING = 3.0
+"""So many standard errors between validation and test are no chance: selection or leakage made validation look good."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TestScores:
+    """What a model scores on pictures that nothing was chosen by."""
+
+    metrics: dict[str, float]
+    warning: str
+    """Whether validation and test disagree by more than chance, in one line; empty where they do not."""
+
+
+def score_test_split(
+    folder: Path,
+    families: Mapping[str, type[Family]],
+    *,
+    records: Path,
+    data: str | None,
+    storage: Path,
+    say: Callable[[str], None],
+) -> TestScores:
+    """The scores of a model's folder; a second call takes them from a file beside it.
+
+    Args:
+        folder: of the model, as ``promotion`` made it: weights, ``config.json``, assets.
+        families: where its class is found.
+        records: file of its records on the validation split.
+        data: folder of the data set, where it has moved since; None: where it was.
+        storage: folder of the runs.
+        say: hears what is being done.
+
+    Raises:
+        NotFound: the data is not there.
+        BadInput: the data is not what the trial was trained on.
+        Corrupt: a file of the model is not what was committed.
+    """
+    file = folder.parent / "test_scores.json"
+    if file.exists():
+        return TestScores(**json.loads(file.read_text()))
+    cache = str(storage.absolute() / "cache")
+    model, config = models.read_model(folder, families, cache=cache)
+    place = config.data if data is None else str(Path(data).expanduser().absolute())
+    if not Path(place).exists():
+        raise NotFound(f"the data is not at {place}: give the folder where it lies now with --data.")
+    config = config.find_sources(PromotedModels(storage))
+    opened = type(model).load(dataclasses.replace(config, data=place), cache)
+    if opened.hash != config.data_hash:
+        raise BadInput(
+            f"{place} is not what the trial was trained on: its content hash is {opened.hash[:12]}…, not "
+            f"{config.data_hash[:12]}…; give the folder of the unchanged data with --data."
+        )
+    split = opened.splits["test"]
+    say(f"scoring {len(split)} test samples")
+    scores, _ = evaluate(model, split, batch_size=min(config.batch_size, BATCH))
+    validation: list[Record] = json.loads(records.read_text(encoding="utf-8")) if records.is_file() else []
+    metric = config.objective
+    warning = gap_warning(validation, scores.records, metric=metric, direction=model.metrics[metric])
+    found = TestScores(scores.metrics, warning)
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps(dataclasses.asdict(found)))
+    draft.rename(file)
+    return found
+
+
+def gap_warning(
+    validation: Sequence[Record], test: Sequence[Mapping[str, float]], *, metric: str, direction: Direction
+) -> str:
+    """A line that warns where a metric is better on validation than on test by more than chance, else an empty text.
+
+    Compares the means over samples with the standard error of their difference (Welch,
+    https://doi.org/10.1093/biomet/34.1-2.28). A metric that exists for whole splits alone cannot be compared so.
+    """
+    ours, theirs = ([float(r[metric]) for r in records if metric in r] for records in (validation, test))
+    if min(len(ours), len(theirs)) < 2:
+        return ""
+    seen, unseen = statistics.fmean(ours), statistics.fmean(theirs)
+    error = math.sqrt(statistics.variance(ours) / len(ours) + statistics.variance(theirs) / len(theirs))
+    if not is_better(seen, unseen, direction) or abs(seen - unseen) <= STRIKING * error:
+        return ""
+    return (
+        f"validation and test disagree: {metric} is {seen:.3g} on {len(ours)} validation samples and {unseen:.3g} on "
+        f"{len(theirs)} test samples, more than chance explains: look for leakage, or for a choice made by too few "
+        "validation samples."
+    )

@@ -1,0 +1,193 @@
+"""Every family learns: on the test split of generated pictures it beats what needs no learning, with three seeds.
+
+The models are as small as it takes, so that all of them train in minutes on two processors. The quickstart's captioner
+has a proof of its own in ``test_proofs.py``.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainables import FAMILIES
+from trainables.parts.metrics import score_captions
+from trainables.parts.scenes import write_scenes
+from vltune.contract import Data, Family, Sample
+from vltune.library import PromotedModels
+from vltune.models import read_model
+from vltune.runtime import LocalRuntime
+from vltune.train import Trial, evaluate, fit
+
+pytestmark = [pytest.mark.integration, pytest.mark.proof, pytest.mark.timeout(1800)]
+
+SEEDS = (0, 1, 2)
+PICTURES: dict[str, Any] = {"picture_size": 48, "cnn_width": 16, "cnn_batch_norm": True, "embedding_width": 128}
+every_seed = pytest.mark.parametrize("seed", SEEDS)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("baselines")
+    write_scenes(str(folder / "scenes"), pictures=1200)
+    return folder
+
+
+def train(storage: Path, name: str, seed: int, **fields: Any) -> Path:
+    """Trains one configuration, once; the folder of its best model."""
+    place = storage / f"{name}-{seed}"
+    if not place.exists():
+        config = FAMILIES[name].Config.from_fields({"data": str(storage / "scenes"), "seed": seed, **fields})
+        runtime = LocalRuntime(cache=str(storage / "cache"), threads=2)
+        fit(Trial(name, FAMILIES[name], config.find_sources(PromotedModels(storage)), place), runtime)
+    return next(p for p in (place / "checkpoints").iterdir())
+
+
+def test_scores(storage: Path, folder: Path) -> tuple[Family, Data, dict[str, float]]:
+    """A model, its data, and what it scores on the test split."""
+    cache = str(storage / "cache")
+    model, config = read_model(folder, FAMILIES, cache=cache)
+    data = type(model).load(config, cache)
+    scores, _ = evaluate(model, data.splits["test"], batch_size=32)
+    print({name: round(value, 3) for name, value in scores.metrics.items()})
+    return model, data, scores.metrics
+
+
+test_scores.__test__ = False  # pyright: ignore[reportFunctionMemberAccess] - not one of pytest's
+
+
+def most_frequent(data: Data, split: str = "train") -> str:
+    return Counter(text for sample in data.splits[split] for text in sample.captions).most_common(1)[0][0]
+
+
+def cider(captions: Sequence[str], samples: Sequence[Sample]) -> float:
+    return score_captions(list(captions), [s.captions for s in samples])[0]["cider"]
+
+
+def retrieval(storage: Path, seed: int) -> Path:
+    fields = {**PICTURES, "objective": "mean_recall", "epochs": 12, "batch_size": 32, "learning_rate": 2e-3}
+    return train(storage, "retrieval", seed, **fields, captions_per_picture=3, text_width=128, projection_width=128)
+
+
+@every_seed
+def test_retrieval_finds_more_than_chance(storage: Path, seed: int) -> None:
+    _, data, metrics = test_scores(storage, retrieval(storage, seed))
+    pictures = len(data.splits["test"])
+    captions = sum(len(sample.captions) for sample in data.splits["test"])
+    for k in (1, 5, 10):
+        assert metrics[f"text_to_picture_recall_at_{k}"] > 3 * k / pictures
+        # the best of a picture's five captions among all
+        assert metrics[f"picture_to_text_recall_at_{k}"] > 2 * (1 - (1 - k / captions) ** 5)
+    assert metrics["mean_recall"] > 0.35
+    assert metrics["text_to_picture_median_rank"] < pictures / 8
+
+
+@every_seed
+def test_captions_learned_from_texts_alone_beat_the_most_frequent_one(storage: Path, seed: int) -> None:
+    folder = train(
+        storage,
+        "capdec",
+        seed,
+        embedder=str(retrieval(storage, seed)),
+        noise="gaussian",
+        noise_std=0.03,
+        correct_offset=True,
+        objective="cider",
+        epochs=6,
+        batch_size=64,
+        learning_rate=2e-3,
+        min_word_count=1,
+        embedding_width=128,
+        feedforward_width=256,
+        dropout=0.1,
+    )
+    _, data, metrics = test_scores(storage, folder)
+    test = data.splits["test"]
+    frequent = Counter(text for sample in data.splits["train"] for text in sample.captions).most_common(1)[0][0]
+    assert metrics["cider"] > cider([frequent] * len(test), [test[i] for i in range(len(test))]) + 0.3
+
+
+@every_seed
+def test_matching_beats_the_toss_of_a_coin(storage: Path, seed: int) -> None:
+    fields = {**PICTURES, "text_encoder": "lstm", "text_width": 128, "word_width": 64, "min_word_count": 1}
+    fields |= {"epochs": 10, "batch_size": 32, "learning_rate": 2e-3, "objective": "accuracy"}
+    _, _, metrics = test_scores(storage, train(storage, "matching", seed, **fields, classifier_widths="128-2"))
+    assert metrics["accuracy"] > 0.5 + 0.1
+    assert metrics["roc_auc"] > 0.5 + 0.1
+
+
+@every_seed
+def test_rotations_are_told_apart(storage: Path, seed: int) -> None:
+    fields = {**PICTURES, "epochs": 3, "batch_size": 32, "learning_rate": 2e-3, "objective": "accuracy"}
+    _, _, metrics = test_scores(storage, train(storage, "pretraining_rotation", seed, **fields))
+    assert metrics["accuracy"] > 1 / 5 + 0.15
+
+
+@every_seed
+def test_hidden_words_are_guessed_better_than_by_frequency(storage: Path, seed: int) -> None:
+    fields = {"text_width": 64, "word_width": 64, "min_word_count": 1, "epochs": 4, "batch_size": 32}
+    folder = train(storage, "pretraining_masked_word", seed, **fields, learning_rate=3e-3, objective="token_accuracy")
+    _, data, metrics = test_scores(storage, folder)
+    words = Counter(word for s in data.splits["test"] for text in s.captions for word in text.split())
+    share = max(words.values()) / words.total()
+    assert metrics["token_accuracy"] > share + 0.15
+
+
+@every_seed
+def test_pictures_are_drawn_again_better_than_their_mean(storage: Path, seed: int) -> None:
+    fields = {"picture_size": 48, "epochs": 6, "batch_size": 32, "learning_rate": 2e-3, "objective": "val_loss"}
+    _, data, metrics = test_scores(storage, train(storage, "pretraining_reconstruction", seed, **fields))
+    train_pictures = np.stack([s.picture for s in data.splits["train"] if s.picture is not None]) / 255
+    test = np.stack([s.picture for s in data.splits["test"] if s.picture is not None]) / 255
+    of_each = np.abs(test - test.mean((1, 2), keepdims=True)).mean()
+    of_all = np.abs(test - np.median(train_pictures, 0)).mean()
+    assert metrics["val_loss"] < 0.8 * min(of_each, of_all)
+
+
+@every_seed
+def test_correspondences_are_nearer_than_a_guess(storage: Path, seed: int) -> None:
+    fields = {**PICTURES, "crop": "zoom", "epochs": 4, "batch_size": 32, "learning_rate": 2e-3}
+    folder = train(storage, "correspondence", seed, **fields, objective="val_loss", train_pictures=300)
+    _, _, metrics = test_scores(storage, folder)
+    # Two points of a unit square drawn at random are 52 % of its side apart; the crop is smaller than the picture.
+    assert metrics["crop_error_mean"] < 0.5 * 46
+
+
+@every_seed
+def test_a_beam_beats_captions_drawn_at_random(storage: Path, seed: int) -> None:
+    fields = {**PICTURES, "min_word_count": 1, "max_tokens": 24, "hidden_width": 128, "attention_width": 128}
+    fields |= {"epochs": 5, "batch_size": 16, "learning_rate": 3e-3, "objective": "cider", "decoder": "gru"}
+    captioner = str(train(storage, "captioning", seed, **fields))
+    shared = {"captioner": captioner, "max_tokens": 24, "objective": "cider"}
+    _, data, beam = test_scores(storage, train(storage, "decoding", 10 + seed, **shared, decoding="beam"))
+    _, _, drawn = test_scores(storage, train(storage, "decoding", 20 + seed, **shared, decoding="sample"))
+    test = data.splits["test"]
+    assert beam["cider"] > drawn["cider"] + 0.1
+    assert beam["cider"] > cider([most_frequent(data)] * len(test), [test[i] for i in range(len(test))]) + 0.3
+
+
+@every_seed
+def test_a_foreign_captioner_learns_the_scenes(storage: Path, seed: int) -> None:
+    """A BLIP of random weights, made here: what is downloaded elsewhere learns the same way."""
+    import tiny_captioners
+
+    folder = storage / f"blip-{seed}"
+    if not folder.exists():
+        torch.manual_seed(seed)
+        tiny_captioners.KINDS["blip"](folder)
+    fields = {"captioner_model": str(folder), "finetune": "full", "epochs": 5, "batch_size": 16, "max_tokens": 40}
+    path = train(
+        storage, "pretrained", seed, **fields, learning_rate=3e-3, objective="val_loss", captions_per_picture=5
+    )
+    _, data, metrics = test_scores(storage, path)
+    before, _ = read_model(
+        train(storage, "pretrained", 100 + seed, captioner_model=str(folder), objective="val_loss", max_tokens=40),
+        FAMILIES,
+        cache=str(storage / "cache"),
+    )
+    untrained, _ = evaluate(before, data.splits["test"], batch_size=32)
+    assert metrics["val_loss"] < 0.5 * untrained.metrics["val_loss"]
+    assert metrics["cider"] > untrained.metrics["cider"] + 0.2

@@ -1,0 +1,176 @@
+"""Decoding: how a fixed, promoted captioner writes best. Nothing is trained: a trial costs only its captions.
+
+The captioner stays in memory between the trials of a session, and the pictures' features on disk, mapped into memory.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from trainables.capdec import Capdec
+from trainables.captioning import Captioning
+from trainables.parts.caption_fields import METRICS, TOKEN_METRICS
+from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
+from trainables.parts.metrics import score_captions
+from trainables.pretrained import Pretrained
+from vltune.contract import (
+    NO_MODELS,
+    Assets,
+    BadInput,
+    Batch,
+    Data,
+    Direction,
+    Draws,
+    Family,
+    Loss,
+    Record,
+    Sample,
+    Scores,
+    TrialConfig,
+    absolute_reference,
+    in_range,
+    lookup,
+    named,
+)
+from vltune.models import read_record, shelved
+
+CAPTIONERS: dict[str, type[Family]] = {family.name: family for family in (Captioning, Capdec, Pretrained)}
+"""Families of captioners. Beside what a family owes the engine they have ``caption(batch, settings)``: a caption for
+each sample of a batch made without draws, written as ``settings`` (a ``DecodingConfig``) say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingTrialConfig(DecodingConfig):
+    """A captioner, and how it is to write."""
+
+    epochs: int = 0
+    """Nothing is trained: 0."""
+    captioner: str = "quickstart@champion"
+    """The promoted captioner, of any family: ``NAME@ALIAS``, ``NAME/VERSION``, or a model's folder."""
+    score_prompt: bool = False
+    """Whether the prompt counts as part of the caption when it is scored."""
+    pictures: int = 0
+    """Validation pictures that are captioned, the first ones of the split; 0: all. At least 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range(self, "pictures", 0)
+        if self.epochs:
+            raise BadInput(f"epochs={self.epochs} has no effect: decoding trains nothing; leave epochs at 0.")
+        if not self.captioner:
+            raise BadInput("captioner='' is missing: give a promoted captioner, such as captioning@champion.")
+
+    def models(self) -> dict[str, str]:
+        """The captioner."""
+        return {"captioner": self.captioner}
+
+    @classmethod
+    def with_absolute_paths(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Some of the fields, with the folder of the captioner made absolute."""
+        whole = {"captioner": absolute_reference(fields["captioner"])} if "captioner" in fields else {}
+        return {**super().with_absolute_paths(fields), **whole}
+
+
+class Decoding(Family):
+    """A captioner that somebody promoted, writing as its configuration says."""
+
+    name: ClassVar[str] = "decoding"
+    Config: ClassVar[type[TrialConfig]] = DecodingTrialConfig
+    metrics: ClassVar[dict[str, Direction]] = {
+        **{name: "max" for name in METRICS if name not in TOKEN_METRICS},
+        **dict.fromkeys(("distinct_captions", "caption_length"), "max"),
+    }
+    measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
+        ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider", "rouge_l"), ("pictures", "score_prompt")
+    )
+    uses: ClassVar[dict[str, tuple[type[Family], ...]]] = {"captioner": tuple(CAPTIONERS.values())}
+
+    @classmethod
+    def load(cls, config: DecodingTrialConfig, cache: str) -> Data:
+        """The pictures as the captioner sees them."""
+        folder = shelved(cache, named(config, "source_hashes").get("captioner", "unknown"))
+        family, theirs = _captioner(folder)
+        opened = family.load(dataclasses.replace(theirs, data=config.data, data_hash=""), cache)
+        return dataclasses.replace(opened, splits={**opened.splits, "validation": _first(config, opened)})
+
+    @classmethod
+    def prepare(cls, config: DecodingTrialConfig, data: Data) -> Assets:  # noqa: ARG003 - nothing is fitted
+        """Nothing: the captioner brings what it needs."""
+        return {}
+
+    def __init__(self, config: DecodingTrialConfig, assets: Assets, models: Mapping[str, Family] = NO_MODELS) -> None:
+        super().__init__(config, assets, models)
+        self.config = config
+        self.captioner: Any = models["captioner"]
+        longest = self.captioner.config.max_tokens
+        if config.max_tokens > longest:
+            raise BadInput(
+                f"max_tokens={config.max_tokens} is more than the {longest} that {config.captioner} was trained with; "
+                "set it lower."
+            )
+
+    def collate(self, samples: Sequence[Sample], draws: Draws | None) -> Batch:  # noqa: ARG002 - nothing is trained
+        """What the captioner makes of the samples, and what its sampling draws with."""
+        batch = self.captioner.collate(samples, None)
+        references = [list(s.captions) for s in samples]
+        uniforms = decoding_uniforms(self.config, [s.id for s in samples])
+        return {**batch, "ids": [s.id for s in samples], "references": references, "uniforms": uniforms}
+
+    def forward(self, batch: Batch) -> Loss:
+        """Nothing is trained."""
+        raise AssertionError(f"decoding has no loss; a batch of {len(batch['ids'])} samples was given")
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Record]:
+        """A caption for each sample."""
+        captions = self.captioner.caption(batch, self.config)
+        return [
+            {"id": i, "caption": c, **({"references": r} if r else {})}
+            for i, c, r in zip(batch["ids"], captions, batch["references"], strict=True)
+        ]
+
+    def score(self, records: Sequence[Record]) -> Scores:
+        """Caption metrics, the captions' mean length in words, and the share of captions that are unlike all others."""
+        texts = [self._without_prompt(r["caption"]) for r in records]
+        whole, each = score_captions(texts, [r.get("references", ()) for r in records])
+        lengths = [len(text.split()) for text in texts]
+        whole["caption_length"] = sum(lengths) / len(lengths)
+        whole["distinct_captions"] = len(set(texts)) / len(texts)
+        return Scores(whole, [{**e, "caption_length": float(n)} for e, n in zip(each, lengths, strict=True)])
+
+    def read(self, sources: Sequence[str]) -> list[Sample]:
+        """As the captioner reads them."""
+        return self.captioner.read(sources)
+
+    def feature_key(self) -> str:
+        """The captioner's content, where it keeps features at all: nothing random comes before them here."""
+        keeps = type(self.captioner).encode is not Family.encode
+        return named(self.config, "source_hashes")["captioner"][:16] if keeps else ""
+
+    def encode(self, samples: Sequence[Sample], split: str) -> np.ndarray:
+        """The captioner's features."""
+        return self.captioner.encode(samples, split)
+
+    def _without_prompt(self, caption: str) -> str:
+        prompt = " ".join(self.config.prompt.lower().split())
+        if self.config.score_prompt or not prompt or not caption.lower().startswith(prompt):
+            return caption
+        return caption[len(prompt) :].strip()
+
+
+def _captioner(folder: Path) -> tuple[type[Family], TrialConfig]:
+    record = read_record(folder)
+    family = lookup(CAPTIONERS, record["family"], "family of captioners")
+    return family, family.Config.from_fields(record["config"])
+
+
+def _first(config: DecodingTrialConfig, data: Data) -> Sequence[Sample]:
+    split = data.splits["validation"]
+    if config.pictures > len(split):
+        raise BadInput(f"pictures={config.pictures} is more than the {len(split)} of the validation split.")
+    return [split[i] for i in range(config.pictures)] if config.pictures else split

