@@ -35,7 +35,8 @@ quickstart: $(STAMP)  ## search on generated pictures, promote the best model, c
 	echo "every trial, with curves and sample captions: $(BIN)/vltune ui, then http://127.0.0.1:5000"
 
 test: lint  ## lint, types, and all tests but the proofs
-	$(BIN)/pytest -m "not proof" -rs
+	$(BIN)/pytest -m "not proof and not integration" -rs -n auto
+	$(BIN)/pytest -m "integration and not proof" -rs
 
 lint: $(STAMP)  ## ruff and pyright
 	$(BIN)/ruff check .

@@ -77,7 +77,8 @@ def blip(folder: Path) -> None:
     tokenizer = word_pieces(["[DEC]", "[ENC]"])
     ids = tokenizer.convert_tokens_to_ids
     text = TEXT | {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": ids("[DEC]"), "projection_dim": 8}
-    text |= {"sep_token_id": ids("[SEP]"), "eos_token_id": ids("[CLS]"), "is_decoder": True, "encoder_hidden_size": 16}
+    text |= {"sep_token_id": ids("[SEP]"), "eos_token_id": ids("[CLS]"), "is_decoder": True}
+    text["encoder_hidden_size"] = VISION["hidden_size"]
     config = BlipConfig(text_config=text, vision_config=VISION, projection_dim=8, image_text_hidden_size=8)
     square = {"height": SIZE, "width": SIZE}
     _write(folder, BlipForConditionalGeneration(config), BlipProcessor(BlipImageProcessor(size=square), tokenizer))

@@ -14,9 +14,10 @@ import torch
 
 from trainables.capdec import Capdec
 from trainables.captioning import Captioning
-from trainables.parts.caption_fields import METRICS, TOKEN_METRICS
+from trainables.parts.caption_fields import METRICS, TOKEN_METRICS, TOKENIZER
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
 from trainables.parts.metrics import score_captions
+from trainables.parts.text import CaptionTokenizer
 from trainables.pretrained import Pretrained
 from vltune.contract import (
     NO_MODELS,
@@ -37,7 +38,7 @@ from vltune.contract import (
     lookup,
     named,
 )
-from vltune.models import read_record, shelved
+from vltune.models import read_assets, read_record, shelved
 
 CAPTIONERS: dict[str, type[Family]] = {family.name: family for family in (Captioning, Capdec, Pretrained)}
 """Families of captioners. Beside what a family owes the engine they have ``caption(batch, settings)``: a caption for
@@ -95,6 +96,10 @@ class Decoding(Family):
         """The pictures as the captioner sees them."""
         folder = shelved(cache, named(config, "source_hashes").get("captioner", "unknown"))
         family, theirs = _captioner(folder)
+        _check_length(config, theirs)
+        assets = read_assets(folder, read_record(folder))
+        if TOKENIZER in assets:  # without one, the captioner's own model reads the prompt
+            CaptionTokenizer.from_text(assets[TOKENIZER]).prompt(config.prompt, max_tokens=config.max_tokens)
         opened = family.load(dataclasses.replace(theirs, data=config.data, data_hash=""), cache)
         return dataclasses.replace(opened, splits={**opened.splits, "validation": _first(config, opened)})
 
@@ -107,12 +112,7 @@ class Decoding(Family):
         super().__init__(config, assets, models)
         self.config = config
         self.captioner: Any = models["captioner"]
-        longest = self.captioner.config.max_tokens
-        if config.max_tokens > longest:
-            raise BadInput(
-                f"max_tokens={config.max_tokens} is more than the {longest} that {config.captioner} was trained with; "
-                "set it lower."
-            )
+        _check_length(config, self.captioner.config)
 
     def collate(self, samples: Sequence[Sample], draws: Draws | None) -> Batch:  # noqa: ARG002 - nothing is trained
         """What the captioner makes of the samples, and what its sampling draws with."""
@@ -167,6 +167,14 @@ def _captioner(folder: Path) -> tuple[type[Family], TrialConfig]:
     record = read_record(folder)
     family = lookup(CAPTIONERS, record["family"], "family of captioners")
     return family, family.Config.from_fields(record["config"])
+
+
+def _check_length(config: DecodingTrialConfig, theirs: Any) -> None:
+    if config.max_tokens > theirs.max_tokens:
+        raise BadInput(
+            f"max_tokens={config.max_tokens} is more than the {theirs.max_tokens} that {config.captioner} was trained "
+            "with; set it lower."
+        )
 
 
 def _first(config: DecodingTrialConfig, data: Data) -> Sequence[Sample]:

@@ -153,7 +153,7 @@ def named(config: object, key: str) -> dict[str, str]:
 def absolute_reference(reference: str) -> str:
     """A reference to a model, made absolute if it is the path of a folder that is here."""
     path = Path(reference).expanduser()
-    return str(path.absolute()) if path.is_dir() else reference
+    return str(path.absolute()) if reference and path.is_dir() else reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,9 +278,14 @@ class TrialConfig:
             BadInput: it can neither be read nor fetched, or is not what was recorded.
             Unreachable: MLflow does not answer.
         """
-        references = {**named(self, "init_from"), **self.models()}
-        known = named(self, "source_hashes")
-        found = {name: library.find(text, expected=known.get(name, "")) for name, text in references.items()}
+        parts, known = named(self, "init_from"), named(self, "source_hashes")
+        found = {}
+        for name, text in {**parts, **self.models()}.items():
+            try:
+                found[name] = library.find(text, expected=known.get(name, ""))
+            except BadInput as error:
+                at = f"init_from={name}" if name in parts else name
+                raise type(error)(f"{at}={text!r}: {error}") from error
         return dataclasses.replace(self, source_hashes=",".join(f"{name}={text}" for name, text in found.items()))
 
     def without_sources(self) -> Self:

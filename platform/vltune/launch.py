@@ -42,16 +42,18 @@ def search(arguments: Namespace, screen: Screen) -> int:
         raise BadInput(_TRIALS_OF_A_POPULATION)
     changes = {"num_trials": arguments.trials, "sampler": arguments.sampler, "pruner": arguments.pruner}
     found = dataclasses.replace(found, **{key: value for key, value in changes.items() if value is not None})
-    pins = parse_pins(arguments.set, found.family.Config)
+    pins, remark = parse_pins(arguments.set, found.family.Config), ""
     if arguments.objectives is not None:
         if "objective" in pins:
             raise BadInput("--objectives and --set objective=… both say what the search is after; give one of them.")
         found = with_objectives(found, arguments.objectives)
         if found.further_objectives and arguments.pruner is None and found.pruner != "none":
-            screen.say(f"with several objectives nothing is pruned: the search's own pruner {found.pruner} is off")
+            remark = f"with several objectives nothing is pruned: the search's own pruner {found.pruner} is off"
             found = dataclasses.replace(found, pruner="none")
     rows = dict(list(found.rows.items())[: found.num_trials])
-    return _launch(found, arguments, screen, space=arguments.search, name=arguments.name, pins=pins, rows=rows)
+    return _launch(
+        found, arguments, screen, space=arguments.search, name=arguments.name, pins=pins, rows=rows, remark=remark
+    )
 
 
 def train(arguments: Namespace, screen: Screen) -> int:
@@ -188,6 +190,7 @@ def _launch(
     name: str | None,
     pins: dict[str, Any],
     rows: dict[str, Any],
+    remark: str = "",
 ) -> int:
     """Checks everything that can be checked before Ray starts, then runs."""
     from vltune.ledger import Ledger, SearchRecord
@@ -229,8 +232,8 @@ def _launch(
             f"{data} is not the data of that trial: its content hash is {opened.hash[:12]}…, not {expected[:12]}…; "
             "give its folder with --data."
         )
-    for note in opened.notes:
-        screen.say(f"data: {note}")
+    for line in (*filter(None, [remark]), *(f"data: {note}" for note in opened.notes)):
+        screen.say(line)
     record = SearchRecord(
         name=name or run_name(ledger, found.name),
         search=found.name,

@@ -1,13 +1,13 @@
 """Models as folders: weights, ``config.json``, assets, and the promoted models that they stand on or start from."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vltune.checkpoints import MANIFEST, MODEL, Corrupt, read_tensors, verify, write_tensors
+from vltune.checkpoints import MANIFEST, MODEL, Corrupt, read_tensors, tensor_names, verify, write_tensors
 from vltune.contract import Assets, BadInput, Family, NotFound, TrialConfig, lookup, named, nearest
 
 CONFIG = "config.json"
@@ -193,6 +193,25 @@ def assets_of_parts(family: type[Family], config: TrialConfig, *, cache: str) ->
     return found
 
 
+def check_parts(config: TrialConfig, *, cache: str) -> None:
+    """Checks that the models which ``init_from`` names have these parts.
+
+    Raises:
+        NotFound: a model is not there.
+        BadInput: it has no such part.
+    """
+    hashes = named(config, "source_hashes")
+    for part, reference in named(config, "init_from").items():
+        names = tensor_names(shelved(cache, hashes.get(part, "unknown")) / MODEL)
+        _check_part(f"init_from={part}={reference}", part, names)
+
+
+def _check_part(at: str, part: str, names: Iterable[str]) -> None:
+    parts = {name.partition(".")[0] for name in names}
+    if part not in parts:
+        raise BadInput(f"{at}: that model has no part {part!r}{nearest(part, parts)}")
+
+
 def start_parts(model: Family, config: TrialConfig, *, cache: str) -> None:
     """Gives the parts that ``init_from`` names their first weights.
 
@@ -207,9 +226,7 @@ def start_parts(model: Family, config: TrialConfig, *, cache: str) -> None:
             raise BadInput(f"{at}: the family {model.name!r} has no part {part!r}{nearest(part, children)}")
         tensors = read_tensors(shelved(cache, hashes.get(part, "unknown")) / MODEL)
         theirs = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
-        if not theirs:
-            parts = {name.partition(".")[0] for name in tensors}
-            raise BadInput(f"{at}: that model has no part {part!r}{nearest(part, parts)}")
+        _check_part(at, part, tensors)
         ours = children[part].state_dict()
         for name in sorted(ours.keys() | theirs.keys()):
             here, there = ours.get(name), theirs.get(name)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from vltune.cluster import wanted_gpus
 from vltune.contract import BadInput, Family, TrialConfig
-from vltune.models import assets_of_parts, check_usable, folders_stood_on, read_record
+from vltune.models import assets_of_parts, check_parts, check_usable, folders_stood_on, read_record
 from vltune.space import SEARCH_NAME
 
 RESERVED = ("artifacts", "cache", "locks", "models", "scenes")
@@ -64,6 +64,7 @@ def check_models(config: TrialConfig, family: type[Family], cache: str) -> None:
     """
     for name, folder in folders_stood_on(config, cache=cache).items():
         check_usable(family, config, name, read_record(folder)["family"])
+    check_parts(config, cache=cache)
     assets_of_parts(family, config, cache=cache)
 
 

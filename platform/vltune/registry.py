@@ -130,7 +130,8 @@ class Registry:
         same_name = [m for m in models if m.name == name]
         if not same_name:
             known = {m.name for m in models}
-            raise NotFound(f"there is no promoted model {name!r}" + (nearest(name, known) if known else "."))
+            hint = nearest(name, known) if known else "; `vltune promote RUNNAME` makes one."
+            raise NotFound(f"there is no promoted model {name!r}{hint}")
         found = [m for m in same_name if (alias in m.aliases if alias else m.version == int(version))]
         if not found:
             known = [f"{name}@{a}" for m in same_name for a in m.aliases] + [f"{name}/{m.version}" for m in same_name]

@@ -178,6 +178,8 @@ def parse_pins(texts: Sequence[str], config: type[TrialConfig]) -> dict[str, Any
             raise BadInput(f"--set {text}: unknown key {key!r} for {config.__qualname__}{nearest(key, known)}")
         if key in ("data", "data_hash"):
             raise BadInput(f"--set {text}: the data cannot be set so; give the folder with --data.")
+        if key in ("start_from", "until_epoch"):
+            raise BadInput(f"--set {text}: populations and `vltune rerun` alone fill that in; leave it out.")
         if key in pins:
             raise BadInput(f"--set {text}: {key!r} is set twice; give it once.")
         pins[key] = _parsed(key, value, known[key])

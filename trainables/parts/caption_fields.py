@@ -85,6 +85,12 @@ class CaptionConfig(DecodingConfig):
             in_range(self, key, low)
         for key in ("dropout", "label_smoothing"):
             in_range(self, key, 0, 1, below=True)
+        words = sum(any(sign.isalnum() for sign in word) for word in self.prompt.split())
+        if words >= self.max_tokens:  # pieces may be more than words, which the tokenizer says
+            raise BadInput(
+                f"prompt={self.prompt!r} has {words} words: it must have fewer than max_tokens={self.max_tokens}; "
+                "shorten it."
+            )
         in_range(self, "focal_alpha", 0, above=True)
         in_range(self, "scheduled_sampling", 0, 1)
         self.check_decoder()

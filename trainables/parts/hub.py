@@ -66,7 +66,10 @@ def hub_source(name_or_folder: str, recorded: str, *, field: str) -> tuple[Path,
         NotFound: there is no such model.
         BadInput: it holds no safetensors, or has changed since.
     """
-    folder = hub_folder(name_or_folder)
+    try:
+        folder = hub_folder(name_or_folder)
+    except BadInput as error:  # it begins with the name
+        raise type(error)(f"{field}={error}") from error
     found = hub_hash(folder)
     if recorded and found != recorded:
         raise BadInput(
@@ -134,7 +137,7 @@ def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 def _checked(folder: Path, given: str) -> Path:
     if not (folder / CONFIG).is_file():
-        raise BadInput(f"{given!r}: {folder} holds no model: {CONFIG} is missing.")
+        raise BadInput(f"{given!r}: {folder} holds no model: {CONFIG} is missing; give another folder.")
     if not any(folder.glob("*.safetensors")):
         pickled = next((file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind)), "")
         what = f"only {pickled}, which would have to be unpickled" if pickled else "no weights"

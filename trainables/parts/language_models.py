@@ -59,13 +59,7 @@ class LanguageModelDecoder(Decoder):
             BadInput: it is no GPT-2, its weights are of something else, or it reads fewer tokens.
         """
         super().__init__()
-        fields = _described(config)
-        longest = prefix_length + max_tokens
-        if longest > fields["n_positions"]:
-            raise BadInput(
-                f"prefix_length={prefix_length} and max_tokens={max_tokens} are {longest} together: the language model "
-                f"reads {fields['n_positions']}; lower one."
-            )
+        fields = check_language_model(config, prefix_length=prefix_length, max_tokens=max_tokens)
         self._train, self._mark, self.width = train, fields["eos_token_id"], fields["n_embd"]
         self.language_model = _build(fields, folder)
         for layer in self.language_model.modules():
@@ -183,11 +177,33 @@ def _no_tokenizer(file: Path) -> BadInput:
     return BadInput(f"{file} is no byte-level tokenizer such as GPT-2's; take another language_model.")
 
 
-def _described(config: str) -> dict[str, Any]:
-    fields = json.loads(config)
+def check_language_model(config: str, *, prefix_length: int, max_tokens: int) -> dict[str, Any]:
+    """The fields of a GPT-2's ``config.json``.
+
+    Args:
+        config: text of the file.
+        prefix_length: vectors that come before the first word.
+        max_tokens: tokens of the longest caption, its end counted.
+
+    Raises:
+        BadInput: it is no GPT-2, or reads fewer tokens.
+    """
+    try:
+        fields = {"n_positions": 1024, "n_embd": 768, "eos_token_id": 50256, **json.loads(config)}
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"language_model: its config.json cannot be read ({error}); take another one.") from error
     if fields.get("model_type") != "gpt2":
-        raise BadInput(f"language_model is a {fields.get('model_type', 'unknown')!r}: decoder='gpt2' needs a GPT-2.")
-    return {"n_positions": 1024, "n_embd": 768, "eos_token_id": 50256, **fields}
+        raise BadInput(
+            f"language_model is a {fields.get('model_type', 'unknown')!r}: decoder='gpt2' needs a GPT-2; take another "
+            "one."
+        )
+    longest = prefix_length + max_tokens
+    if longest > fields["n_positions"]:
+        raise BadInput(
+            f"prefix_length={prefix_length} and max_tokens={max_tokens} are {longest} together: the language model "
+            f"reads {fields['n_positions']}; lower one."
+        )
+    return fields
 
 
 def _build(fields: dict[str, Any], folder: Path | None) -> Any:

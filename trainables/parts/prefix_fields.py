@@ -12,7 +12,7 @@ from trainables.parts.caption_fields import TOKENIZER, CaptionConfig, build_capt
 from trainables.parts.decoder import Decoder
 from trainables.parts.decoders import DECODERS
 from trainables.parts.hub import CONFIG, hub_source
-from trainables.parts.language_models import LanguageModelDecoder, own_vocabulary
+from trainables.parts.language_models import LanguageModelDecoder, check_language_model, own_vocabulary
 from trainables.parts.mappers import MAPPERS, build_mapper
 from vltune.contract import Assets, BadInput, Library, absolute_reference, in_range, named, one_of, only_with
 
@@ -70,7 +70,15 @@ class PrefixConfig(CaptionConfig):
         found = super().find_sources(library)
         if self.decoder != "gpt2":
             return found
-        return dataclasses.replace(found, language_model_hash=_files(self)[1])
+        folder, language_model_hash = _files(self)
+        config = (folder / CONFIG).read_text(encoding="utf-8")
+        fields = check_language_model(config, prefix_length=self.prefix_length, max_tokens=self.max_tokens)
+        if self.mapper == "transformer" and fields["n_embd"] % self.mapper_heads:
+            raise BadInput(
+                f"mapper_heads={self.mapper_heads} does not divide {fields['n_embd']}, the width of "
+                f"{self.language_model}; change it."
+            )
+        return dataclasses.replace(found, language_model_hash=language_model_hash)
 
     def without_sources(self) -> "PrefixConfig":
         """The same, for a model whose weights come from a checkpoint; a frozen language model is read all the same."""
