@@ -1,7 +1,7 @@
 """Which noise on text embeddings teaches a decoder to read pictures?
 
 The rows reproduce the noise comparison of the text-only captioning study: Gaussian noise as in CapDec, Student's
-t-distribution with six degrees of freedom, normalised gradients of three lengths; and no noise, which the study does
+t-distribution of six shapes, normalised gradients of three lengths; and no noise, which the study does
 not have. The search goes on over their parameters, and over noise that is uniform in a ball.
 """
 

@@ -16,7 +16,7 @@ from vltune import checkpoints
 from vltune.checkpoints import seal
 from vltune.contract import NO_MODELS, BadInput, Draws, Family, NotFound, Record, Sample
 from vltune.library import PromotedModels
-from vltune.models import CONFIG, STANDS_ON, read_model, read_record, write_model
+from vltune.models import CONFIG, STANDS_ON, read_model, read_record, shelved, write_model
 from vltune.preflight import check_models
 from vltune.runtime import LocalRuntime, Residents
 from vltune.train import Trial, fit
@@ -374,3 +374,37 @@ def test_a_segment_needs_the_state_of_its_parent(tmp_path: Path) -> None:
         segment(tmp_path, "next", start_from="whole")
     with pytest.raises(BadInput, match="until_epoch"):
         dataclasses.replace(LineConfig(epochs=2), until_epoch=3)
+
+
+def test_an_alias_that_moves_while_a_search_runs_changes_nothing(tmp_path: Path) -> None:
+    folder = promoted(tmp_path / "one")
+    started = PromotedModels(tmp_path)
+    first = started.find(str(folder))
+    shutil.rmtree(folder)
+    promoted(folder, seed=9)
+    assert PromotedModels(tmp_path, known=started.found).find(str(folder)) == first
+    assert PromotedModels(tmp_path).find(str(folder)) != first
+
+
+def test_what_a_model_stands_on_is_put_beside_it(tmp_path: Path) -> None:
+    upper, lower = promoted(tmp_path / "upper"), promoted(tmp_path / "lower", seed=5)
+    shutil.copytree(lower, upper / STANDS_ON / "below")
+    seal(upper)
+    PromotedModels(tmp_path).find(str(upper))
+    assert (tmp_path / "cache" / "models" / checkpoints.sha256(lower / checkpoints.MANIFEST) / CONFIG).is_file()
+
+
+@pytest.mark.parametrize("text", ["/etc", "../..", "0" * 63, ""])
+def test_a_hash_that_is_a_path_leads_nowhere(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadInput, match="is no content hash"):
+        shelved(str(tmp_path), text)
+
+
+def test_a_model_from_other_data_is_said(tmp_path: Path) -> None:
+    source = promoted(tmp_path / "source")
+    text = (source / CONFIG).read_text().replace('"data_hash": ""', f'"data_hash": "{"e" * 64}"')
+    (source / CONFIG).write_text(text)
+    seal(source)
+    own = Line.load(LineConfig(), "").hash
+    local = run(tmp_path, Line, LineConfig(init_from=f"picture_encoder={source}", epochs=1, data_hash=own))
+    assert any("picture_encoder was trained on other data (eeeeeeeeeeee)" in note for note in local.reports[0].notes)

@@ -263,6 +263,10 @@ class Capdec(Family):
         of_texts = ({"text_val_loss": r["text_nll"] / r["text_tokens"]} for r in records)
         return Scores(metrics | own, [e | t for e, t in zip(each, of_texts, strict=True)])
 
+    def alone(self, sample: Sample) -> Sample:
+        """A picture without captions."""
+        return Sample(sample.id, sample.picture, ())
+
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """Pictures from files; a file's path is its sample's id."""
         return [Sample(s, read_picture(s, size=self.embedder.picture_size), ()) for s in sources]

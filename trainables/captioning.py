@@ -134,6 +134,10 @@ class Captioning(Family):
         """Caption metrics and token metrics, over all pictures and for each."""
         return score_records(records)
 
+    def alone(self, sample: Sample) -> Sample:
+        """A picture without captions."""
+        return Sample(sample.id, sample.picture, ())
+
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """Pictures from files; a file's path is its sample's id."""
         return [Sample(s, read_picture(s, size=self.config.picture_size), ()) for s in sources]

@@ -51,6 +51,8 @@ class DecodingTrialConfig(DecodingConfig):
 
     epochs: int = 0
     """Nothing is trained: 0."""
+    max_tokens: int = 0
+    """Words of the longest caption, its end counted; 0: as many as the captioner was trained with. Else at least 2."""
     captioner: str = "quickstart@champion"
     """The promoted captioner, of any family: ``NAME@ALIAS``, ``NAME/VERSION``, or a model's folder."""
     score_prompt: bool = False
@@ -86,21 +88,25 @@ class Decoding(Family):
         **{name: "max" for name in METRICS if name not in TOKEN_METRICS},
         **dict.fromkeys(("distinct_captions", "caption_length"), "max"),
     }
-    measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
-        ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider", "rouge_l"), ("pictures", "score_prompt")
-    )
+    measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(metrics, ("pictures", "score_prompt"))
     uses: ClassVar[dict[str, tuple[type[Family], ...]]] = {"captioner": tuple(CAPTIONERS.values())}
 
     @classmethod
     def load(cls, config: DecodingTrialConfig, cache: str) -> Data:
         """The pictures as the captioner sees them."""
-        folder = shelved(cache, named(config, "source_hashes").get("captioner", "unknown"))
+        folder = shelved(cache, named(config, "source_hashes").get("captioner", ""))
         family, theirs = _captioner(folder)
         _check_length(config, theirs)
         assets = read_assets(folder, read_record(folder))
         if TOKENIZER in assets:  # without one, the captioner's own model reads the prompt
-            CaptionTokenizer.from_text(assets[TOKENIZER]).prompt(config.prompt, max_tokens=config.max_tokens)
-        opened = family.load(dataclasses.replace(theirs, data=config.data, data_hash=""), cache)
+            longest = config.max_tokens or theirs.max_tokens
+            CaptionTokenizer.from_text(assets[TOKENIZER]).prompt(config.prompt, max_tokens=longest)
+        # What it was trained on beside the data, such as texts, is not needed, and may be gone.
+        fields = {f.name for f in dataclasses.fields(theirs)}
+        without = {
+            k: v for k, v in {"text_file": "", "text_file_hash": "", "correct_offset": False}.items() if k in fields
+        }
+        opened = family.load(dataclasses.replace(theirs, data=config.data, data_hash="", **without), cache)
         return dataclasses.replace(opened, splits={**opened.splits, "validation": _first(config, opened)})
 
     @classmethod
@@ -113,12 +119,14 @@ class Decoding(Family):
         self.config = config
         self.captioner: Any = models["captioner"]
         _check_length(config, self.captioner.config)
+        longest = config.max_tokens or self.captioner.config.max_tokens
+        self.settings: Any = dataclasses.replace(config, max_tokens=longest)
 
     def collate(self, samples: Sequence[Sample], draws: Draws | None) -> Batch:  # noqa: ARG002 - nothing is trained
         """What the captioner makes of the samples, and what its sampling draws with."""
         batch = self.captioner.collate(samples, None)
         references = [list(s.captions) for s in samples]
-        uniforms = decoding_uniforms(self.config, [s.id for s in samples])
+        uniforms = decoding_uniforms(self.settings, [s.id for s in samples])
         return {**batch, "ids": [s.id for s in samples], "references": references, "uniforms": uniforms}
 
     def forward(self, batch: Batch) -> Loss:
@@ -128,7 +136,7 @@ class Decoding(Family):
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Record]:
         """A caption for each sample."""
-        captions = self.captioner.caption(batch, self.config)
+        captions = self.captioner.caption(batch, self.settings)
         return [
             {"id": i, "caption": c, **({"references": r} if r else {})}
             for i, c, r in zip(batch["ids"], captions, batch["references"], strict=True)
@@ -142,6 +150,10 @@ class Decoding(Family):
         whole["caption_length"] = sum(lengths) / len(lengths)
         whole["distinct_captions"] = len(set(texts)) / len(texts)
         return Scores(whole, [{**e, "caption_length": float(n)} for e, n in zip(each, lengths, strict=True)])
+
+    def alone(self, sample: Sample) -> Sample:
+        """A picture without captions."""
+        return Sample(sample.id, sample.picture, ())
 
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """As the captioner reads them."""
@@ -157,13 +169,15 @@ class Decoding(Family):
         return self.captioner.encode(samples, split)
 
     def _without_prompt(self, caption: str) -> str:
-        prompt = " ".join(self.config.prompt.lower().split())
-        if self.config.score_prompt or not prompt or not caption.lower().startswith(prompt):
+        # A foreign captioner's prompt is no part of what it writes.
+        if self.config.score_prompt or not self.config.prompt or isinstance(self.captioner, Pretrained):
             return caption
-        return caption[len(prompt) :].strip()
+        tokenizer, longest = self.captioner.tokenizer, self.settings.max_tokens
+        prompt = tokenizer.decode(tokenizer.prompt(self.config.prompt, max_tokens=longest))
+        return caption[len(prompt) :].strip() if caption.startswith(prompt) else caption
 
 
-def _captioner(folder: Path) -> tuple[type[Family], TrialConfig]:
+def _captioner(folder: Path) -> tuple[type[Family], Any]:
     record = read_record(folder)
     family = lookup(CAPTIONERS, record["family"], "family of captioners")
     return family, family.Config.from_fields(record["config"])

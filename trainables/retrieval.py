@@ -113,6 +113,7 @@ class Retrieval(Family):
     name: ClassVar[str] = "retrieval"
     Config: ClassVar[type[TrialConfig]] = RetrievalConfig
     metrics: ClassVar[dict[str, Direction]] = RETRIEVAL_METRICS
+    relative: ClassVar[frozenset[str]] = frozenset(RETRIEVAL_METRICS)
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"text_encoder": (TOKENIZER,)}
 
     @classmethod

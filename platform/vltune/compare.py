@@ -208,7 +208,7 @@ def _rank(value: float, direction: Direction) -> tuple[bool, float]:
 
 def _differing(rows: Sequence[RunRow]) -> list[str]:
     """Fields in which rows differ; one that only repeats what a searched field says is left out."""
-    names = [name for name in rows[0].config if name not in _NOT_PARAMETERS and not name.endswith("_hash")]
+    names = [name for name in rows[0].config if name not in _NOT_PARAMETERS and not name.endswith(("_hash", "_hashes"))]
     values = {name: tuple(repr(row.config[name]) for row in rows) for name in names}
     searched = {name for row in rows for name in row.searched}
     said = {values[name] for name in searched if name in values}

@@ -378,6 +378,8 @@ class Family(torch.nn.Module, ABC):
     modules of that name, frozen, and their weights are not written into checkpoints."""
     part_assets: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Part (child module) -> assets that belong to it: ``init_from`` takes them along, a tokenizer with its encoder."""
+    relative: ClassVar[frozenset[str]] = frozenset()
+    """Metrics of a sample that depend on the others of its split: of splits of unequal size they do not compare."""
     notes: tuple[str, ...] = ()
     """What the table must say about this very model, a line each."""
 
@@ -443,6 +445,10 @@ class Family(torch.nn.Module, ABC):
             BadInput: the family compares nothing.
         """
         raise BadInput(f"a model of the family {self.name!r} does not rank: leave --among out.")
+
+    def alone(self, sample: Sample) -> Sample:
+        """A sample as it comes when nothing is known of it: what ``latency_ms`` is measured on."""
+        return sample
 
     def said(self, record: Record) -> str:
         """What ``vltune predict`` shows of a record, in one line."""

@@ -69,8 +69,11 @@ def score_test_split(
     say(f"scoring {len(split)} test samples")
     scores, _ = evaluate(model, split, batch_size=min(config.batch_size, BATCH))
     validation: list[Record] = json.loads(records.read_text(encoding="utf-8")) if records.is_file() else []
-    metric = config.objective
-    warning = gap_warning(validation, scores.records, metric=metric, direction=model.metrics[metric])
+    told = [name for name in (config.objective, *model.metrics) if all(name in r for r in scores.records)]
+    metric = told[0] if told else config.objective
+    comparable = metric not in model.relative or len(validation) == len(scores.records)
+    direction = model.metrics[metric]
+    warning = gap_warning(validation, scores.records, metric=metric, direction=direction) if comparable else ""
     found = TestScores(scores.metrics, warning)
     draft = file.with_suffix(".draft")
     draft.write_text(json.dumps(dataclasses.asdict(found)))

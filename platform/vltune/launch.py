@@ -254,6 +254,7 @@ def _launch(
         data=data,
         data_hash=opened.hash,
         rows=rows,
+        sources=library.found,
         epochs=max(config.epochs for config in configs),
         population=dataclasses.asdict(found.population) if found.population else None,
         base_row=found.base_row,

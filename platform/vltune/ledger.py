@@ -139,6 +139,8 @@ class SearchRecord:
     """The named rows that run first."""
     epochs: int = 0
     """The most that a trial may have."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """References to promoted models -> content hashes that they led to when the search was started."""
     population: dict[str, Any] | None = None
     """The fields of ``Population`` if it trains as one, without the fields that were set by hand."""
     base_row: str = ""

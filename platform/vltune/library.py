@@ -2,13 +2,14 @@
 
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import FileLock
 
 from vltune.checkpoints import MANIFEST, Corrupt, sha256, verify
 from vltune.contract import BadInput
-from vltune.models import SHELF, read_record
+from vltune.models import SHELF, STANDS_ON, content_hash, read_record
 from vltune.registry import Registry
 from vltune.tracking import Tracker
 
@@ -16,18 +17,19 @@ from vltune.tracking import Tracker
 class PromotedModels:
     """The promoted models of a storage folder, for trials that start from them or stand on them."""
 
-    def __init__(self, storage: Path) -> None:
+    def __init__(self, storage: Path, *, known: Mapping[str, str] | None = None) -> None:
+        """What the references of ``known`` lead to was found before: an alias may have moved since."""
         self._storage = storage.absolute()
-        self._found: dict[str, str] = {}
+        self.found: dict[str, str] = dict(known or {})
+        """Reference -> content hash of all that was looked for."""
 
     def find(self, reference: str, *, expected: str = "") -> str:
         """The content hash of a model, whose files lie in the cache from then on (``vltune.contract.Library``)."""
         shelf = self._storage / "cache" / SHELF
-        if expected and (shelf / expected / MANIFEST).is_file():
-            return expected
-        if reference not in self._found:
-            self._found[reference] = self._fetch(reference, shelf)
-        found = self._found[reference]
+        expected = expected or self.found.get(reference, "")
+        if expected and (shelf / content_hash(expected) / MANIFEST).is_file():
+            return self.found.setdefault(reference, expected)
+        found = self.found[reference] = self._fetch(reference, shelf)
         if expected and found != expected:
             raise BadInput(
                 f"{reference} is not the model that was recorded: its content hash is {found[:12]}…, not "
@@ -58,4 +60,6 @@ class PromotedModels:
                     raise BadInput(f"the model {reference} is not sound: {error}; promote it again.") from error
                 finally:
                     shutil.rmtree(draft, ignore_errors=True)
+        for below in (place / STANDS_ON).glob("*"):  # whoever stands on this model opens data as they do
+            self._fetch(str(below), shelf)
         return content

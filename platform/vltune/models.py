@@ -1,6 +1,7 @@
 """Models as folders: weights, ``config.json``, assets, and the promoted models that they stand on or start from."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,13 +105,24 @@ def load_weights(model: Family, tensors: Mapping[str, Tensor]) -> None:
 # -- the promoted models that a trial stands on, or starts from
 
 
+def content_hash(text: str) -> str:
+    """A content hash as it was recorded; it names a folder, and anybody may have written it.
+
+    Raises:
+        BadInput: it is none.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise BadInput(f"{text[:80]!r} is no content hash of a promoted model: take the record as it was written.")
+    return text
+
+
 def shelved(cache: str, content: str) -> Path:
     """Where the files of a promoted model lie in a cache.
 
     Raises:
         NotFound: they are not there.
     """
-    folder = Path(cache) / SHELF / content
+    folder = Path(cache) / SHELF / content_hash(content)
     if not (folder / MANIFEST).is_file():
         raise NotFound(f"the model with the content hash {content[:12]}… is not in {folder.parent}: promote it again.")
     return folder
@@ -130,7 +142,7 @@ def folders_stood_on(config: TrialConfig, *, cache: str, beside: Path | None = N
     hashes, found = named(config, "source_hashes"), {}
     for name in config.models():
         own = beside / STANDS_ON / name if beside else None
-        found[name] = own if own and own.is_dir() else shelved(cache, hashes.get(name, "unknown"))
+        found[name] = own if own and own.is_dir() else shelved(cache, hashes.get(name, ""))
     return found
 
 
@@ -184,7 +196,7 @@ def assets_of_parts(family: type[Family], config: TrialConfig, *, cache: str) ->
     """
     hashes, found = named(config, "source_hashes"), {}
     for part, reference in named(config, "init_from").items():
-        folder = shelved(cache, hashes.get(part, "unknown"))
+        folder = shelved(cache, hashes.get(part, ""))
         theirs = read_assets(folder, read_record(folder))
         for name in family.part_assets.get(part, ()):
             if name not in theirs:
@@ -202,7 +214,7 @@ def check_parts(config: TrialConfig, *, cache: str) -> None:
     """
     hashes = named(config, "source_hashes")
     for part, reference in named(config, "init_from").items():
-        names = tensor_names(shelved(cache, hashes.get(part, "unknown")) / MODEL)
+        names = tensor_names(shelved(cache, hashes.get(part, "")) / MODEL)
         _check_part(f"init_from={part}={reference}", part, names)
 
 
@@ -210,6 +222,16 @@ def _check_part(at: str, part: str, names: Iterable[str]) -> None:
     parts = {name.partition(".")[0] for name in names}
     if part not in parts:
         raise BadInput(f"{at}: that model has no part {part!r}{nearest(part, parts)}")
+
+
+def notes_on_sources(config: TrialConfig, *, cache: str) -> list[str]:
+    """What the table must say of the promoted models that a trial starts from or stands on."""
+    notes = []
+    for name, content in named(config, "source_hashes").items():
+        theirs = read_record(shelved(cache, content))["config"].get("data_hash", "")
+        if theirs and config.data_hash and theirs != config.data_hash:
+            notes.append(f"{name} was trained on other data ({theirs[:12]}): it may have seen held-out samples")
+    return notes
 
 
 def start_parts(model: Family, config: TrialConfig, *, cache: str) -> None:
@@ -224,7 +246,7 @@ def start_parts(model: Family, config: TrialConfig, *, cache: str) -> None:
         at = f"init_from={part}={reference}"
         if part not in children:
             raise BadInput(f"{at}: the family {model.name!r} has no part {part!r}{nearest(part, children)}")
-        tensors = read_tensors(shelved(cache, hashes.get(part, "unknown")) / MODEL)
+        tensors = read_tensors(shelved(cache, hashes.get(part, "")) / MODEL)
         theirs = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
         _check_part(at, part, tensors)
         ours = children[part].state_dict()

@@ -64,7 +64,7 @@ class Step:
 
 def generations(population: Population, epochs: int) -> int:
     """How many generations there are; the last may be shorter."""
-    return math.ceil(epochs / population.segment_epochs)
+    return math.ceil(epochs / max(1, population.segment_epochs))
 
 
 def copied(population: Population) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vltune import cluster
-from vltune.contract import BadInput, Direction, EpochReport, Search, TrialConfig
+from vltune.contract import BadInput, Direction, EpochReport, Search, TrialConfig, Unreachable
 from vltune.events import LedgerEvents
 from vltune.generations import Generations, free_spent
 from vltune.grid import MOST_POINTS, grid_points
@@ -188,7 +188,7 @@ class _Driver:
             num_trials=record.num_trials,
             epochs=record.epochs,
         )
-        self.library = PromotedModels(options.storage)
+        self.library = PromotedModels(options.storage, known=record.sources)
         self.generations = Generations(ledger, record) if record.population else None
         self.unfinished: list[TrialRecord] = []
         self.running: dict[str, str] = {}
@@ -372,7 +372,7 @@ class _Driver:
             )
             config = self._after_its_row(resolved.config, row)
             config = replace(config, until_epoch=step.until_epoch) if step else config
-        except BadInput as error:
+        except (BadInput, Unreachable) as error:
             added = self._enter(trial.number, name, config={})
             self.numbers[added.uid] = trial.number
             self.shown.add(added.uid)
@@ -387,16 +387,19 @@ class _Driver:
         """A row of a replay names the row that it goes on from: here it gets that one's uid."""
         name = self.record.rows[row].get("start_from", "") if row else ""
         if name not in self.record.rows:
+            if config.start_from:
+                raise BadInput(f"start_from={config.start_from}: populations and `vltune rerun` alone fill that in.")
             return config
-        before = next(trial for trial in self.ledger.trials(self.record.name) if trial.row == name)
-        if before.state != "finished":
-            raise BadInput(f"start_from={name}: that segment is {before.state}, there is nothing to go on from.")
+        before = next((trial for trial in self.ledger.trials(self.record.name) if trial.row == name), None)
+        if before is None or before.state != "finished":
+            state = "not there yet" if before is None else before.state
+            raise BadInput(f"start_from={name}: that segment is {state}, there is nothing to go on from.")
         return replace(config, start_from=before.uid)
 
     def _open_generation(self, generations: Generations) -> None:
         """Enters the next generation when one has ended, and what a kill kept from being entered."""
         try:
-            while not self.unfinished and self.cause is None and (steps := generations.due()):
+            while self.cause is None and (steps := generations.due()):
                 # All before any is trained: what results arrive first must not decide what the sampler knows.
                 entered = [self._ask(step) if step.parent is None else self._succeed(step) for step in steps]
                 self.unfinished += [trial for trial in entered if trial is not None]

@@ -114,14 +114,14 @@ class _Fit:
         self.reports: list[dict[str, Any]] = []
         self.progress = Progress()
         self.mine = True
-        committed = self._latest()
+        committed = self._newest(self.parent)
         inherited = self._inherited() if committed is None else None
         with runtime.alive():
             self.data = _load(trial, runtime)
             self.training = first(self.data.splits["train"], self.config.train_pictures)
             self.validation = self.data.splits["validation"]
             self.assets, self.model = self._build(committed or inherited)
-            self.notes += self.model.notes
+            self.notes += [*self.model.notes, *models.notes_on_sources(self.config, cache=runtime.cache)]
             self._keep_features()
         self.penalised = penalised_weights(self.model, self.config)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
@@ -140,15 +140,16 @@ class _Fit:
         self.replica = self._replicate()
         self.size = self._part_sizes()
 
-    def _latest(self) -> Checkpoint | None:
+    def _newest(self, parent: Path) -> Checkpoint | None:
         """Rank 0 chooses the checkpoint for all: on shared storage each might see another one as the newest."""
+        found = None
         if self.runtime.rank == 0:
             with self.runtime.alive():
-                found = checkpoints.latest(self.parent)
-        chosen: list[Any] = [(found.folder.name, found.epoch) if self.runtime.rank == 0 and found else None]
+                found = checkpoints.latest(parent)
+        chosen: list[Any] = [(found.folder.name, found.epoch) if found else None]
         if self.runtime.world_size > 1:
             dist.broadcast_object_list(chosen, src=0)
-        return Checkpoint(self.parent / chosen[0][0], chosen[0][1]) if chosen[0] else None
+        return Checkpoint(parent / chosen[0][0], chosen[0][1]) if chosen[0] else None
 
     def _build(self, committed: Checkpoint | None) -> tuple[Assets, Family]:
         family, config = self.trial.family, self.config
@@ -183,9 +184,12 @@ class _Fit:
         """The last state of the trial that this one goes on from."""
         if not self.config.start_from:
             return None
-        found = checkpoints.latest(self.trial.folder.parent / self.config.start_from / "checkpoints")
+        assert Path(self.config.start_from).name == self.config.start_from, "a uid, not a path"
+        found = self._newest(self.trial.folder.parent / self.config.start_from / "checkpoints")
         if found is None or not (found.folder / checkpoints.OPTIMIZER).is_file():
             raise TrainingFailure(f"start_from={self.config.start_from}: that trial has kept no state to go on from")
+        if not found.read_json(checkpoints.STATE)["progress"]["finished"]:
+            raise TrainingFailure(f"start_from={self.config.start_from}: the last state of that trial is damaged")
         return found
 
     def run(self) -> None:
@@ -365,7 +369,7 @@ class _Fit:
                 sample = split[number % len(split)]
                 _ = sample.picture
                 start = time.perf_counter()
-                self.model.predict(to_device(self.model.collate([sample], None), self.runtime.device))
+                self.model.predict(to_device(self.model.collate([self.model.alone(sample)], None), self.runtime.device))
                 if self.runtime.device.type == "cuda":
                     torch.cuda.synchronize(self.runtime.device)
                 seconds.append(time.perf_counter() - start)

@@ -69,5 +69,5 @@ class PictureDecoder(nn.Module):
         maps = features.transpose(1, 2).unflatten(2, (self._side, self._side))
         drawn = self.layers(maps)
         if drawn.shape[-1] != self._size:
-            drawn = F.interpolate(drawn, (self._size, self._size), mode="bilinear", antialias=True)
+            drawn = F.interpolate(drawn.float(), (self._size, self._size), mode="bilinear", antialias=True)
         return torch.sigmoid(drawn)

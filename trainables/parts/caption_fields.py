@@ -86,7 +86,7 @@ class CaptionConfig(DecodingConfig):
         for key in ("dropout", "label_smoothing"):
             in_range(self, key, 0, 1, below=True)
         words = sum(any(sign.isalnum() for sign in word) for word in self.prompt.split())
-        if words >= self.max_tokens:  # pieces may be more than words, which the tokenizer says
+        if self.tokens == "words" and words >= self.max_tokens:
             raise BadInput(
                 f"prompt={self.prompt!r} has {words} words: it must have fewer than max_tokens={self.max_tokens}; "
                 "shorten it."

@@ -43,7 +43,9 @@ class DecodingConfig(TrialConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of(self, "decoding", DECODINGS)
-        for key, low in {"max_tokens": 2, "beam_width": 1, "length_penalty": 0, "top_k": 0}.items():
+        if self.max_tokens or type(self).__dataclass_fields__["max_tokens"].default:
+            in_range(self, "max_tokens", 2)  # 0 is possible where it is the default
+        for key, low in {"beam_width": 1, "length_penalty": 0, "top_k": 0}.items():
             in_range(self, key, low)
         in_range(self, "top_p", 0, 1, above=True)
         for key in ("temperature", "repetition_penalty"):

@@ -49,8 +49,10 @@ def hub_folder(name_or_folder: str) -> Path:
 
 
 def hub_hash(folder: Path) -> str:
-    """SHA-256 over the names and contents of a model's weights and its ``config.json``."""
-    files = [folder / CONFIG, *sorted(folder.glob("*.safetensors"))]
+    """SHA-256 over the names and contents of a model's weights, configuration, tokenizer and processor."""
+    files = sorted(
+        {file for pattern in ("*.json", "*.txt", "*.model", "*.safetensors") for file in folder.glob(pattern)}
+    )
     return _hash(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 

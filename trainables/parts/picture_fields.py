@@ -153,7 +153,9 @@ def frozen_encoder_key(encoder: Encoder, config: PictureConfig) -> str:
     """What the features of a frozen encoder depend on, or an empty text where they change from epoch to epoch."""
     if config.train_encoder or config.augmentation != "none":
         return ""
-    settings = [config.picture_encoder, config.picture_size, config.features]
+    settings = [config.picture_encoder, config.picture_size, config.features, config.embedding_width]
+    # An activation leaves no trace among the weights.
+    settings += [config.cnn_width, config.cnn_extra_layers, config.cnn_activation, config.cnn_batch_norm]
     return fingerprint([*settings, hash_tensors(encoder.state_dict())])
 
 

@@ -75,8 +75,8 @@ class PrefixConfig(CaptionConfig):
         fields = check_language_model(config, prefix_length=self.prefix_length, max_tokens=self.max_tokens)
         if self.mapper == "transformer" and fields["n_embd"] % self.mapper_heads:
             raise BadInput(
-                f"mapper_heads={self.mapper_heads} does not divide {fields['n_embd']}, the width of "
-                f"{self.language_model}; change it."
+                f"mapper_heads={self.mapper_heads} does not divide the width of the decoder's vectors, "
+                f"{fields['n_embd']}; change it."
             )
         return dataclasses.replace(found, language_model_hash=language_model_hash)
 

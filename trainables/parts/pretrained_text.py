@@ -81,8 +81,7 @@ class PretrainedTextEncoder(TextEncoder):
             BadInput: it is no encoder of texts, reads fewer tokens, or its weights are of something else.
         """
         super().__init__()
-        fields = json.loads(config)
-        _check(fields, max_tokens=max_tokens)
+        fields = check_text_model(config, max_tokens=max_tokens)
         self._padding = _padding(fields)
         self.model = _build(fields, folder)
         if gradient_checkpointing:
@@ -120,7 +119,17 @@ def _build(fields: dict[str, Any], folder: Path | None) -> Any:
     return model
 
 
-def _check(fields: dict[str, Any], *, max_tokens: int) -> None:
+def check_text_model(config: str, *, max_tokens: int) -> dict[str, Any]:
+    """The fields of a text encoder's ``config.json``.
+
+    Args:
+        config: text of the file.
+        max_tokens: tokens of the longest text.
+
+    Raises:
+        BadInput: it is no encoder of texts, or reads fewer tokens.
+    """
+    fields: dict[str, Any] = json.loads(config)
     name = fields.get("model_type", "unknown")
     if fields.get("is_encoder_decoder") or "vision_config" in fields or "hidden_size" not in fields:
         raise BadInput(f"text_model: a {name!r} is no text encoder such as BERT; take another model.")
@@ -128,6 +137,7 @@ def _check(fields: dict[str, Any], *, max_tokens: int) -> None:
     most = fields.get("max_position_embeddings", max_tokens) - (_padding(fields) + 1 if "roberta" in name else 0)
     if max_tokens > most:
         raise BadInput(f"max_tokens={max_tokens} is too long for text_model: it reads {most} tokens; lower it.")
+    return fields
 
 
 def _padding(fields: dict[str, Any]) -> int:

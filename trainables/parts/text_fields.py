@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainables.parts.caption_fields import TOKENIZER
 from trainables.parts.hub import CONFIG, hub_folder, hub_source
-from trainables.parts.pretrained_text import PretrainedTokenizer
+from trainables.parts.pretrained_text import PretrainedTokenizer, check_text_model
 from trainables.parts.text import SMALLEST_BYTE_PAIR, TOKENS, UNKNOWN, CaptionTokenizer, pad
 from trainables.parts.text_encoder import TextEncoder, freeze_text
 from trainables.parts.text_encoders import TEXT_ENCODERS
@@ -91,7 +91,8 @@ class TextConfig(TrialConfig):
         found = super().find_sources(library)
         if self.text_encoder != "pretrained":
             return found
-        _, text_model_hash = hub_source(_text_model(self), self.text_model_hash, field="text_model")
+        folder, text_model_hash = hub_source(_text_model(self), self.text_model_hash, field="text_model")
+        check_text_model((folder / CONFIG).read_text(encoding="utf-8"), max_tokens=self.max_tokens)
         return dataclasses.replace(found, text_model_hash=text_model_hash)
 
     def without_sources(self) -> "TextConfig":
