@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import optuna
 import pytest
 
+from search_spaces import SEARCHES
 from vltune.contract import BadInput, Direction, Family, NotFound, Search, TrialConfig
-from vltune.space import PinnedTrial, check, describe, example, load_search, parse_pins, resolve
+from vltune.space import PinnedTrial, check, describe, example, load_search, parse_pins, record_pins, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -451,3 +452,16 @@ def test_names_are_looked_up(tmp_path: Path) -> None:
         load_search("smal", table)
     with pytest.raises(NotFound, match=r"none\.py: there is no such file"):
         load_search(str(tmp_path / "none.py"), table)
+
+
+def test_pins_may_change_two_fields_that_only_fit_together() -> None:
+    search = SEARCHES["quickstart"]
+    pins = {"decoder": "transformer", "embedding_width": 120, "heads": 3}
+    config = resolve(search, None, row=search.rows["Transformer"], pins=pins).config
+    assert (config.fields()["embedding_width"], config.fields()["heads"]) == (120, 3)
+    alone = dataclasses.replace(search, rows={}, base_row="")
+    assert {c.fields()["heads"] for c in check(alone, pins=pins)} == {3}
+    again = record_pins(search, config.fields())
+    assert resolve(search, None, pins=again).config == config
+    with pytest.raises(BadInput, match="heads=7 does not divide embedding_width=120"):
+        resolve(search, None, row=search.rows["Transformer"], pins={**pins, "heads": 7})

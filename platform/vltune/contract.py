@@ -2,11 +2,14 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -156,6 +159,28 @@ def absolute_reference(reference: str) -> str:
     return str(path.absolute()) if reference and path.is_dir() else reference
 
 
+_CHECKED: ContextVar[bool] = ContextVar("checked", default=True)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Lets configurations be made in here whose fields do not fit together yet: others will replace some of them."""
+    token = _CHECKED.set(False)
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
+
+
+def _when_checked(check: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(check)
+    def maybe(config: Any) -> None:
+        if _CHECKED.get():
+            check(config)
+
+    return maybe
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
     """What the training loop needs, whatever the family. A family's own ``Config`` adds its fields to these."""
@@ -221,6 +246,12 @@ class TrialConfig:
     until_epoch: int = 0
     """Epoch after which a segment ends, while schedules are of all ``epochs``; 0: the last."""
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "__post_init__" in cls.__dict__:
+            cls.__post_init__ = _when_checked(cls.__post_init__)
+
+    @_when_checked
     def __post_init__(self) -> None:
         one_of(self, "optimizer", ("adam", "adamw"))
         one_of(self, "schedule", ("constant", "cosine", "inverse_sqrt", "plateau"))

@@ -24,6 +24,7 @@ from vltune.contract import (
     Search,
     TrialConfig,
     nearest,
+    unchecked,
 )
 from vltune.objectives import check_objectives, directions_of
 from vltune.parameters import Asked, Parameter, PinnedTrial, Plain, RandomTrial, plain_text
@@ -81,7 +82,8 @@ def resolve(
 
 
 def _resolved(search: Search, proxy: PinnedTrial, defaults: Mapping[str, Any]) -> Resolved:
-    config = search.define(proxy)
+    with unchecked():  # a pin may replace what makes two fields fit: the whole is checked below
+        config = search.define(proxy)
     wanted = search.family.Config
     if not isinstance(config, wanted):
         raise BadInput(f"define returned {config!r}; it must return a {wanted.__qualname__}.")
@@ -122,7 +124,7 @@ def record_pins(search: Search, record: Mapping[str, Any]) -> dict[str, Any]:
         BadInput: the record lacks what ``define`` asks for.
     """
     proxy = PinnedTrial(None, pins=record)
-    with _at(search):
+    with _at(search), unchecked():
         search.define(proxy)
     elsewhere = _names(search.define) - proxy.asked.keys()
     return {key: value for key, value in record.items() if key not in elsewhere}
@@ -148,8 +150,9 @@ def check_effect(search: Search, row: str, pins: Mapping[str, Any]) -> None:
 def _names(define: Callable[[Any], TrialConfig]) -> frozenset[str]:
     """Names of the parameters of all branches."""
     trials = [PinnedTrial(RandomTrial(seed)) for seed in range(_SAMPLES)]
-    for trial in trials:
-        define(trial)
+    with unchecked():
+        for trial in trials:
+            define(trial)
     return frozenset(name for trial in trials for name in trial.asked)
 
 
