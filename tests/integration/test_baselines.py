@@ -1,4 +1,4 @@
-"""Every family learns: on the test split of generated pictures it beats what needs no learning, with three seeds.
+"""Every family learns: on the test split of generated pictures it beats what needs no learning.
 
 The models are as small as it takes, so that all of them train in minutes on two processors. The quickstart's captioner
 has a proof of its own in ``test_proofs.py``.
@@ -25,7 +25,7 @@ from vltune.train import Trial, evaluate, fit
 
 pytestmark = [pytest.mark.integration, pytest.mark.proof, pytest.mark.timeout(1800)]
 
-SEEDS = (0, 1, 2)
+SEEDS = (0,)
 PICTURES: dict[str, Any] = {"picture_size": 48, "cnn_width": 16, "cnn_batch_norm": True, "embedding_width": 128}
 every_seed = pytest.mark.parametrize("seed", SEEDS)
 
