@@ -117,7 +117,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_the_embedder_none(noise: 
 def test_loss_is_a_sum_over_tokens_and_splits_over_batches(noise: str, *, kept: bool) -> None:
     model, samples, draws = make(noise=noise).eval(), texts(), Draws(0, 1)
     if kept:
-        rows = model.encode(samples, "training")
+        rows = model.embed(samples)
         samples = [dataclasses.replace(s, features=row) for s, row in zip(samples, rows, strict=True)]
     whole = model(model.collate(samples, draws))
     assert whole.count == sum(len(s.captions[0].split()) + 1 for s in samples)
@@ -134,7 +134,7 @@ def test_kept_embeddings_are_used_and_change_nothing() -> None:
     expected = model(model.collate(texts(), draws)).sum, model.predict(model.collate(pictures(), None))
     kept = []
     for samples in (texts(), pictures()):
-        rows = model.encode(samples, "any")
+        rows = model.embed(samples)
         assert rows.dtype == np.float32
         kept.append([dataclasses.replace(s, picture=None, features=r) for s, r in zip(samples, rows, strict=True)])
     before = inner.asked
@@ -164,7 +164,7 @@ def test_embeddings_are_normalised_whatever_the_noise(noise: str, *, normalized:
     model = make(noise=noise, normalize=normalized).eval()
     seen = heard(model)
     model(model.collate(texts(), Draws(0, 1)))
-    given = torch.tensor(model.encode(texts(), "training"))
+    given = torch.tensor(model.embed(texts()))
     assert torch.allclose(seen[-1].norm(dim=1), torch.ones(12)) == normalized
     if noise == "none":
         torch.testing.assert_close(seen[-1], normalize(given, dim=1) if normalized else given)
@@ -173,7 +173,7 @@ def test_embeddings_are_normalised_whatever_the_noise(noise: str, *, normalized:
 
 
 def test_noise_of_size_zero_still_normalises() -> None:
-    given = normalize(torch.tensor(make().encode(texts(), "training")), dim=1)
+    given = normalize(torch.tensor(make().embed(texts())), dim=1)
     for settings in ({"noise": "gaussian", "noise_std": 0.0}, {"noise": "gradient", "noise_epsilon": 0.0}):
         model = make(**settings).eval()
         seen = heard(model)
@@ -185,7 +185,7 @@ def test_gradient_noise_goes_up_the_loss_and_leaves_the_weights_alone() -> None:
     # The loss of one text along its embedding, by differences; without normalisation, which would bend the way.
     model = make(noise="gradient", noise_epsilon=1e-3, normalize=False).eval().double()
     batch = model.collate(texts(1), Draws(0, 1))
-    at = torch.tensor(model.encode(texts(1), "training")).double()
+    at = torch.tensor(model.embed(texts(1))).double()
     batch["embeddings"] = at
     seen = heard(model)
     model(batch)
@@ -303,7 +303,7 @@ def test_scores_are_the_declared_metrics() -> None:
     records = model.predict(model.collate(pictures(), None))
     scores = model.score(records)
     assert list(scores.metrics) == [*Capdec.metrics]
-    shown, read = (torch.tensor(model.encode(pictures(), "validation"))[:, row] for row in (0, 1))
+    shown, read = (torch.tensor(model.embed(pictures()))[:, row] for row in (0, 1))
     difference = normalize(shown, dim=1).mean(0) - read.mean(0)
     assert scores.metrics["modality_gap"] == pytest.approx(difference.norm().item(), rel=1e-5)
     captions = [normalize(Words().eval().encode_texts(s.captions), dim=1) for s in pictures()]
@@ -368,7 +368,10 @@ def test_a_clip_and_a_gpt2_from_folders(folders: dict[str, str], *, trained: boo
         found = again.eval().predict(again.collate(shown, None))
     assert [r["nll"] for r in found] == pytest.approx([r["nll"] for r in expected])
     assert [r["caption"] for r in found] == [r["caption"] for r in expected]
-    assert model.feature_key() == again.feature_key() != ""
+    ours, theirs = model.features(), again.features()
+    assert ours is not None
+    assert theirs is not None
+    assert ours.key() == theirs.key()
 
 
 # --- data and sources
@@ -445,12 +448,10 @@ def test_sources_are_found_by_path_and_recorded_by_hash(
     (tmp_path / "texts.txt").write_text("a cat")
     with pytest.raises(BadInput, match="has changed since the trial was recorded"):
         found.find_sources(Shelf())
-    keys = [
-        make(source_hashes=f"embedder={letter}", text_file=t, text_file_hash=t).feature_key()
-        for letter, t in (("a", ""), ("b", ""), ("a", "x"))
-    ]
-    assert len(set(keys)) == 3
-    assert make().feature_key() == ""
+    sources = [("a", ""), ("b", ""), ("a", "x")]
+    models = (make(source_hashes=f"embedder={letter}", text_file=t, text_file_hash=t) for letter, t in sources)
+    assert len({features.key() for model in models if (features := model.features())}) == 3
+    assert make().features() is None
 
 
 def build(fields: dict[str, Any]) -> Capdec:

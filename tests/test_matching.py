@@ -241,9 +241,10 @@ def test_negatives_stay_within_their_split(tmp_path: Path) -> None:
 
 def test_features_of_a_frozen_encoder_replace_the_pictures() -> None:
     model = make(train_encoder=False, features="grid").eval()
-    assert model.feature_key()
-    assert not make(features="grid").feature_key()
-    features = model.encode(samples()[:], "train")
+    encoder = model.features()
+    assert encoder is not None
+    assert make(features="grid").features() is None
+    features = encoder.encode(samples()[:])
     without = [Sample(s.id, None, ("all red",), features=row) for s, row in zip(samples(), features, strict=True)]
     shown = [Sample(s.id, s.picture, ("all red",)) for s in samples()]
     first, second = (model.predict(model.collate(split, None)) for split in (without, shown))

@@ -14,7 +14,7 @@ from families import Line, LineConfig
 
 from vltune import checkpoints
 from vltune.checkpoints import seal
-from vltune.contract import NO_MODELS, BadInput, Draws, Family, NotFound, Record, Sample
+from vltune.contract import NO_MODELS, BadInput, Draws, Family, Features, NotFound, Record, Sample
 from vltune.library import PromotedModels
 from vltune.models import CONFIG, STANDS_ON, read_model, read_record, shelved, write_model
 from vltune.preflight import check_models
@@ -45,10 +45,10 @@ class Top(Line):
         del self.picture_encoder
         self.below = models["below"]
 
-    def feature_key(self) -> str:
-        return checkpoints.hash_tensors(self.below.state_dict())[:16]
+    def features(self, *, fixed: bool = False) -> Features | None:
+        return Features(lambda: checkpoints.hash_tensors(self.below.state_dict())[:16], self.encode)
 
-    def encode(self, samples: Sequence[Sample], split: str) -> np.ndarray:
+    def encode(self, samples: Sequence[Sample]) -> np.ndarray:
         self.encoded.append([sample.id for sample in samples])
         pictures = torch.tensor(np.stack([s.picture.reshape(-1) for s in samples if s.picture is not None])) / 255
         with torch.no_grad():
@@ -56,7 +56,7 @@ class Top(Line):
 
     def collate(self, samples: Sequence[Sample], draws: Draws | None) -> dict[str, Any]:
         batch = super().collate(samples, draws)
-        rows = [s.features if s.features is not None else self.encode([s], "")[0] for s in samples]
+        rows = [s.features if s.features is not None else self.encode([s])[0] for s in samples]
         return {**batch, "features": torch.from_numpy(np.stack(rows))}
 
     def errors(self, batch: dict[str, Any]) -> torch.Tensor:
@@ -129,7 +129,7 @@ def test_features_are_made_once_for_all_trials(tmp_path: Path) -> None:
 def test_features_change_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TopConfig(below=str(promoted(tmp_path / "below")), epochs=2)
     kept = run(tmp_path, Top, config, name="kept")
-    monkeypatch.setattr(Top, "feature_key", lambda _: "")
+    monkeypatch.setattr(Top, "features", lambda _: None)
     anew = run(tmp_path, Top, config, name="anew")
     for ours, theirs in zip(kept.reports, anew.reports, strict=True):
         assert ours.metrics["val_loss"] == pytest.approx(theirs.metrics["val_loss"], rel=1e-6)

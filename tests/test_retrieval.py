@@ -206,10 +206,11 @@ def test_the_validation_loss_is_the_training_loss_of_the_whole_split() -> None:
 def test_features_of_a_frozen_encoder_change_nothing() -> None:
     model, given = make(train_encoder=False), samples()
     model.eval()
-    features = model.encode(given, "train")
+    encoder = model.features()
+    assert encoder is not None
+    features = encoder.encode(given)
     kept = [dataclasses.replace(s, picture=None, features=f) for s, f in zip(given, features, strict=True)]
-    assert model.feature_key()
-    assert not make().feature_key()
+    assert make().features() is None
     plain, cached = (model.predict(model.collate(split, None)) for split in (given, kept))
     np.testing.assert_allclose([r["_picture"] for r in cached], [r["_picture"] for r in plain], atol=1e-5)
     loss = model.train()(model.collate(kept, Draws(0, 1)))

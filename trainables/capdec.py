@@ -56,6 +56,7 @@ from vltune.contract import (
     Direction,
     Draws,
     Family,
+    Features,
     Library,
     Loss,
     Record,
@@ -275,13 +276,14 @@ class Capdec(Family):
         """The embedder, and a language model that has the very weights of its files."""
         return (*self.uses, *(["decoder.language_model"] if is_language_model_kept(self.config) else []))
 
-    def feature_key(self) -> str:
-        """The embedder's weights and the text file; none where the embedder was not found by its hash."""
+    def features(self, *, fixed: bool = False) -> Features | None:  # noqa: ARG002 - the embedder never learns
+        """The embedder's vectors of texts and of pictures; none where the embedder was not found by its hash."""
         weights = promoted_hash(self.config) or self.config.embedder_hash
-        return fingerprint([weights, self.config.text_file_hash]) if weights else ""
+        key = fingerprint([weights, self.config.text_file_hash])
+        return Features(lambda: key, self.embed) if weights else None
 
     @torch.no_grad()
-    def encode(self, samples: Sequence[Sample], split: str) -> np.ndarray:  # noqa: ARG002 - samples say what they are
+    def embed(self, samples: Sequence[Sample]) -> np.ndarray:
         """Embeddings as they come: of texts (texts, width); of pictures (pictures, 3, width), as ``predict`` takes."""
         pictures = [s.picture for s in samples if s.picture is not None]
         if not pictures:

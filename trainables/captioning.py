@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,9 +29,8 @@ from trainables.parts.picture_fields import (
     PictureConfig,
     build_picture_encoder,
     collate_pictures,
-    encode_pictures,
-    frozen_encoder_key,
     open_pictures,
+    picture_features,
     shown_pictures,
 )
 from trainables.parts.pictures import read_picture
@@ -45,6 +43,7 @@ from vltune.contract import (
     Direction,
     Draws,
     Family,
+    Features,
     Loss,
     Record,
     Sample,
@@ -142,14 +141,9 @@ class Captioning(Family):
         """Pictures from files; a file's path is its sample's id."""
         return [Sample(s, read_picture(s, size=self.config.picture_size), ()) for s in sources]
 
-    def feature_key(self) -> str:
-        """What a frozen encoder's features depend on; none where pictures are augmented, or the encoder learns."""
-        return frozen_encoder_key(self.picture_encoder, self.config)
-
-    @torch.no_grad()
-    def encode(self, samples: Sequence[Sample], split: str) -> np.ndarray:  # noqa: ARG002 - the same for all splits
-        """The encoder's vectors, (pictures, positions, width)."""
-        return encode_pictures(self.picture_encoder, samples)
+    def features(self, *, fixed: bool = False) -> Features | None:
+        """The picture encoder's vectors, if it is frozen and sees pictures as they are."""
+        return picture_features(self.picture_encoder, self.config, fixed=fixed)
 
     def _written(self, memory: Any, batch: Batch, settings: DecodingConfig) -> list[str]:
         written = write_captions(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from trainables.capdec import Capdec
@@ -28,6 +27,7 @@ from vltune.contract import (
     Direction,
     Draws,
     Family,
+    Features,
     Loss,
     Record,
     Sample,
@@ -159,14 +159,11 @@ class Decoding(Family):
         """As the captioner reads them."""
         return self.captioner.read(sources)
 
-    def feature_key(self) -> str:
-        """The captioner's content, where it keeps features at all: nothing random comes before them here."""
-        keeps = type(self.captioner).encode is not Family.encode
-        return named(self.config, "source_hashes")["captioner"][:16] if keeps else ""
-
-    def encode(self, samples: Sequence[Sample], split: str) -> np.ndarray:
-        """The captioner's features."""
-        return self.captioner.encode(samples, split)
+    def features(self, *, fixed: bool = True) -> Features | None:
+        """The captioner's: nothing in it learns here."""
+        features: Features | None = self.captioner.features(fixed=fixed)
+        content = named(self.config, "source_hashes").get("captioner", "")[:16]
+        return features._replace(key=lambda: content) if features and content else None
 
     def _without_prompt(self, caption: str) -> str:
         # A foreign captioner's prompt is no part of what it writes.

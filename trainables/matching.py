@@ -19,9 +19,8 @@ from trainables.parts.picture_fields import (
     PictureConfig,
     build_picture_encoder,
     collate_pictures,
-    encode_pictures,
-    frozen_encoder_key,
     open_pictures,
+    picture_features,
     shown_pictures,
 )
 from trainables.parts.picture_vectors import count_positions, side_by_side
@@ -43,6 +42,7 @@ from vltune.contract import (
     Direction,
     Draws,
     Family,
+    Features,
     Loss,
     Record,
     Sample,
@@ -239,14 +239,9 @@ class Matching(Family):
         """The text encoder, if it is a pretrained one that stays as it is."""
         return (*super().referenced(), *(["text_encoder"] if is_text_model_kept(self.config) else []))
 
-    def feature_key(self) -> str:
-        """What a frozen encoder's features depend on; none where pictures are augmented, or the encoder learns."""
-        return frozen_encoder_key(self.picture_encoder, self.config)
-
-    @torch.no_grad()
-    def encode(self, samples: Sequence[Sample], split: str) -> np.ndarray:  # noqa: ARG002 - the same for all splits
-        """The encoder's vectors, (pictures, positions, width)."""
-        return encode_pictures(self.picture_encoder, samples)
+    def features(self, *, fixed: bool = False) -> Features | None:
+        """The picture encoder's vectors, if it is frozen and sees pictures as they are."""
+        return picture_features(self.picture_encoder, self.config, fixed=fixed)
 
     def _pairs(self, sample: Sample, draws: Draws | None) -> list[tuple[str, bool | None]]:
         """Texts to hold to a picture, and whether they belong to it, where that is known."""

@@ -18,9 +18,8 @@ from trainables.parts.picture_fields import (
     PictureConfig,
     build_picture_encoder,
     collate_pictures,
-    encode_pictures,
-    frozen_encoder_key,
     open_pictures,
+    picture_features,
     shown_pictures,
 )
 from trainables.parts.pictures import read_picture
@@ -42,6 +41,7 @@ from vltune.contract import (
     Direction,
     Draws,
     Family,
+    Features,
     Loss,
     Record,
     Sample,
@@ -225,14 +225,9 @@ class Retrieval(Family):
         """The text encoder, if it is one from elsewhere that does not learn."""
         return ("text_encoder",) if is_text_model_kept(self.config) else ()
 
-    def feature_key(self) -> str:
-        """What a frozen picture encoder's features depend on; none where pictures are augmented, or it learns."""
-        return frozen_encoder_key(self.picture_encoder, self.config)
-
-    @torch.no_grad()
-    def encode(self, samples: Sequence[Sample], split: str) -> np.ndarray:  # noqa: ARG002 - the same for all splits
-        """The picture encoder's vectors, (pictures, positions, width)."""
-        return encode_pictures(self.picture_encoder, samples)
+    def features(self, *, fixed: bool = False) -> Features | None:
+        """The picture encoder's vectors, if it is frozen and sees pictures as they are."""
+        return picture_features(self.picture_encoder, self.config, fixed=fixed)
 
     @torch.no_grad()
     def encode_pictures(self, batch: Batch) -> Float[Tensor, "pictures width"]:

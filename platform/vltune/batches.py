@@ -75,22 +75,22 @@ def featured(
     Returns:
         The samples, and a note if their features would be too large to keep.
     """
-    key = model.feature_key()
-    if not key or not len(samples):
+    features = model.features() if len(samples) else None
+    if features is None:
         return samples, ""
     was_training = model.training
     model.eval()
     try:
-        shape = model.encode([samples[0]], split).shape[1:]
+        shape = features.encode([samples[0]]).shape[1:]
         size = len(samples) * int(np.prod(shape)) * 4
-        name = f"features-{key}-{data_hash[:16]}-{split}-{len(samples)}"
+        name = f"features-{features.key()}-{data_hash[:16]}-{split}-{len(samples)}"
         if size > MAX_FEATURE_BYTES:  # nothing else decides: all workers of a trial must decide alike
             return samples, f"features of {size / 1e9:.0f} GB were not kept: the frozen encoder ran in every epoch"
 
         def build() -> Iterator[tuple[np.ndarray, str]]:
             for start in range(0, len(samples), _AT_ONCE):
                 chunk = [samples[i] for i in range(start, min(start + _AT_ONCE, len(samples)))]
-                for row in model.encode(chunk, split).astype(np.float32, copy=False):
+                for row in features.encode(chunk).astype(np.float32, copy=False):
                     yield row, ""
 
         return Featured(samples, stored(cache, name, rows=len(samples), shape=shape, dtype="float32", build=build)), ""

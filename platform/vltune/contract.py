@@ -345,7 +345,7 @@ class Sample:
     """uint8, (height, width, 3), RGB. It may be decoded when it is first asked for: who wants captions, asks not."""
     captions: tuple[str, ...]
     features: np.ndarray | None = None
-    """What ``Family.encode`` made of it, where a family has such features; read-only."""
+    """What the model's ``Features`` made of it, where it has some; read-only."""
 
 
 @dataclass(frozen=True)
@@ -381,6 +381,15 @@ class Loss(NamedTuple):
     """Scalar, with gradient."""
     count: torch.Tensor
     """Scalar: tokens, pairs or pictures."""
+
+
+class Features(NamedTuple):
+    """What a frozen encoder makes of samples."""
+
+    key: Callable[[], str]
+    """Names the encoder's weights, by their hash, and all settings that change what it gives."""
+    encode: Callable[[Sequence[Sample]], np.ndarray]
+    """Features of samples of one split, (samples, …), float32; of one shape for all samples of the split."""
 
 
 class Scores(NamedTuple):
@@ -493,18 +502,16 @@ class Family(torch.nn.Module, ABC):
         """Whether a tensor of the state dict is written into checkpoints: not if its module is ``referenced``."""
         return not any(name.startswith(f"{module}.") for module in self.referenced())
 
-    def feature_key(self) -> str:
-        """What the features of a sample depend on beside the sample, or an empty text where there are none.
+    def features(self, *, fixed: bool = False) -> Features | None:  # noqa: ARG002
+        """What its first part makes of samples, where that is the same in all epochs; None where it is not.
 
-        Where a frozen encoder comes first and nothing random before it, the engine runs ``encode`` once for all trials
-        of a node, keeps the result on disk, and hands it to ``collate`` in ``Sample.features``. The key must name the
-        encoder's weights by their hash, and all settings that change what it gives.
+        Where a frozen encoder comes first and nothing random before it, the engine lets it run once for all trials of
+        a node, keeps the result on disk, and hands it to ``collate`` in ``Sample.features``.
+
+        Args:
+            fixed: the whole model stays as it is, as one that another trial stands on.
         """
-        return ""
-
-    def encode(self, samples: Sequence[Sample], split: str) -> np.ndarray:
-        """Features of samples of one split, (samples, …), float32; of one shape for all samples of the split."""
-        raise NotImplementedError(f"{self.name} has no features, but was asked for those of {split}: {len(samples)}")
+        return None
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.parts.picture_fields import PictureConfig, build_picture_encoder, frozen_encoder_key
+from trainables.parts.picture_fields import PictureConfig, build_picture_encoder, picture_features
 
 FROZEN: dict[str, Any] = {"picture_size": 32, "cnn_width": 4, "embedding_width": 8, "train_encoder": False}
 
 
-def key(**fields: Any) -> str:
+def key(*, fixed: bool = False, **fields: Any) -> str:
     config = PictureConfig(**{**FROZEN, **fields})
     torch.manual_seed(config.seed)
-    return frozen_encoder_key(build_picture_encoder(config), config)
+    features = picture_features(build_picture_encoder(config), config, fixed=fixed)
+    return features.key() if features else ""
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,10 @@ def test_whatever_changes_features_changes_their_key(change: dict[str, Any]) -> 
 def test_what_learns_or_is_augmented_has_no_key() -> None:
     assert key(train_encoder=True) == ""
     assert key(augmentation="base") == ""
+
+
+def test_what_stays_as_it_is_has_a_key_however_it_was_trained() -> None:
+    assert key(train_encoder=True, augmentation="base", fixed=True) == key() != ""
 
 
 def test_settings_of_training_do_not_change_the_key() -> None:

@@ -29,6 +29,7 @@ from vltune.contract import (
     Batch,
     Data,
     Draws,
+    Features,
     Library,
     Sample,
     TrialConfig,
@@ -149,19 +150,28 @@ def build_picture_encoder(config: PictureConfig) -> Encoder:
     return encoder if config.train_encoder else freeze(encoder)
 
 
-def frozen_encoder_key(encoder: Encoder, config: PictureConfig) -> str:
-    """What the features of a frozen encoder depend on, or an empty text where they change from epoch to epoch."""
-    if config.train_encoder or config.augmentation != "none":
-        return ""
-    settings = [config.picture_encoder, config.picture_size, config.features, config.embedding_width]
-    # An activation leaves no trace among the weights.
-    settings += [config.cnn_width, config.cnn_extra_layers, config.cnn_activation, config.cnn_batch_norm]
-    return fingerprint([*settings, hash_tensors(encoder.state_dict())])
+def picture_features(encoder: Encoder, config: PictureConfig, *, fixed: bool = False) -> Features | None:
+    """An encoder's vectors of pictures, (pictures, positions, width), where they are the same in all epochs.
+
+    Args:
+        encoder: made by ``build_picture_encoder``.
+        config: its configuration.
+        fixed: nothing of the model learns, and nothing is augmented, whatever the configuration says.
+    """
+    if not fixed and (config.train_encoder or config.augmentation != "none"):
+        return None
+
+    def key() -> str:
+        settings = [config.picture_encoder, config.picture_size, config.features, config.embedding_width]
+        # An activation leaves no trace among the weights.
+        settings += [config.cnn_width, config.cnn_extra_layers, config.cnn_activation, config.cnn_batch_norm]
+        return fingerprint([*settings, hash_tensors(encoder.state_dict())])
+
+    return Features(key, lambda samples: _encode(encoder, samples))
 
 
 @torch.no_grad()
-def encode_pictures(encoder: Encoder, samples: Sequence[Sample]) -> np.ndarray:
-    """An encoder's vectors of some pictures, (pictures, positions, width), float32; the encoder is left in its mode."""
+def _encode(encoder: Encoder, samples: Sequence[Sample]) -> np.ndarray:
     weight = next(encoder.parameters())
     stacked = torch.from_numpy(np.stack([s.picture for s in samples if s.picture is not None]))
     return encoder(to_unit(stacked.to(weight.device), weight.dtype)).float().cpu().numpy()
