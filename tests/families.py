@@ -7,20 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vltune.contract import (
-    NO_MODELS,
-    BadInput,
-    Data,
-    Draws,
-    Family,
-    Loss,
-    NotFound,
-    Record,
-    Sample,
-    Scores,
-    TrialConfig,
-    fingerprint,
-)
+from vltune.configuration import TrialConfig
+from vltune.contract import NO_MODELS, Data, Draws, Family, Loss, Record, Sample, Scores, fingerprint
+from vltune.errors import BadInput, NotFound
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from vltune import checkpoints
 from vltune.averaging import WeightAverage
 from vltune.checkpoints import Corrupt
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 from vltune.runtime import LocalRuntime
 from vltune.train import Trial, fit
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from vltune.cache import Stored, stored, write_text
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 
 def _rows(count: int, shape: tuple[int, ...] = (5, 3), dtype: str = "uint8") -> list[tuple[np.ndarray, str]]:

@@ -22,7 +22,8 @@ from trainables.parts.caption_fields import TOKENIZER
 from trainables.parts.decoders import DECODERS
 from trainables.parts.noise import NOISES, cosine_directed
 from trainables.parts.text import CaptionTokenizer
-from vltune.contract import BadInput, Data, Draws, NotFound, Sample
+from vltune.contract import Data, Draws, Sample
+from vltune.errors import BadInput, NotFound
 
 torch.set_num_threads(1)
 COLOURS, THINGS = ("red", "green", "blue", "white"), ("dog", "cat", "ball")

@@ -23,7 +23,8 @@ from trainables.parts.datasets import open_folder
 from trainables.parts.decoders import DECODERS
 from trainables.parts.scenes import write_scenes
 from trainables.parts.text import SPECIAL, CaptionTokenizer
-from vltune.contract import BadInput, Data, Draws, NotFound, Sample
+from vltune.contract import Data, Draws, Sample
+from vltune.errors import BadInput, NotFound
 
 torch.set_num_threads(1)
 COLOURS, THINGS = ("red", "green", "blue", "white"), ("dog", "cat")

@@ -29,7 +29,7 @@ from vltune.checkpoints import (
     verify,
     write_tensors,
 )
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 from vltune.models import CONFIG, load_weights, read_model, write_model
 
 torch.set_num_threads(1)

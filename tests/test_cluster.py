@@ -14,7 +14,7 @@ from ray.exceptions import TaskUnschedulableError
 
 from vltune import cluster
 from vltune.cluster import SLOT_CPUS, Shares, check_shared, sees, share, shared_mark
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 from vltune.preflight import check_room
 
 

@@ -4,7 +4,8 @@ import math
 import pytest
 
 from vltune.compare import BEST, BEST_OF_GROUP, improvement, table_of
-from vltune.contract import BadInput, NotFound, RunRow
+from vltune.contract import RunRow
+from vltune.errors import BadInput, NotFound
 
 DIRECTIONS = {"val_loss": "min", "cider": "max"}
 CONFIG = {

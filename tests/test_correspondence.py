@@ -16,7 +16,8 @@ from trainables.parts.crops import CROPS, crop_positions, draw_crops, grid_posit
 from trainables.parts.dense_fields import DenseConfig
 from trainables.parts.masks import PicturePair, carried_labels
 from trainables.parts.scenes import write_scenes
-from vltune.contract import BadInput, Data, Draws, NotFound, Record, Sample
+from vltune.contract import Data, Draws, Record, Sample
+from vltune.errors import BadInput, NotFound
 from vltune.space import resolve
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from trainables.captioning import Captioning
 from trainables.decoding import Decoding, DecodingTrialConfig
 from trainables.parts.scenes import write_scenes
 from vltune import checkpoints
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 from vltune.library import PromotedModels
 from vltune.models import read_model
 from vltune.preflight import check_models

@@ -17,7 +17,8 @@ import torch.multiprocessing as mp
 from trainables import FAMILIES
 from trainables.parts.scenes import write_scenes
 from vltune import checkpoints
-from vltune.contract import Draws, EpochReport, Family, TrialConfig
+from vltune.configuration import TrialConfig
+from vltune.contract import Draws, EpochReport, Family
 from vltune.library import PromotedModels
 from vltune.models import read_model, stood_on
 from vltune.runtime import LocalRuntime, Progress

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 
 from tests.test_compare import measured, run, table
 from vltune import figures
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 
 def png(figure):

@@ -15,7 +15,8 @@ from vltune import search as driver
 from vltune import tuning
 from vltune.cli import main
 from vltune.cluster import Shares
-from vltune.contract import BadInput, EpochReport, Population, Search, fingerprint
+from vltune.contract import EpochReport, Population, Search, fingerprint
+from vltune.errors import BadInput
 from vltune.ledger import Ledger, SearchRecord
 
 SIZE, EPOCHS = 3, 5

@@ -7,7 +7,8 @@ import pytest
 
 from tests.test_space import Small, SmallConfig
 from vltune import grid
-from vltune.contract import BadInput, Search
+from vltune.contract import Search
+from vltune.errors import BadInput
 from vltune.grid import grid_points
 from vltune.parameters import Parameter
 

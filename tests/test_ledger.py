@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from vltune import ledger as module
-from vltune.contract import BadInput, EpochReport, NotFound, Unreachable
+from vltune.contract import EpochReport
+from vltune.errors import BadInput, NotFound, Unreachable
 from vltune.ledger import LEASE_SECONDS, Busy, Ledger, SearchRecord
 
 

@@ -16,7 +16,8 @@ from trainables.matching import Matching, MatchingConfig
 from trainables.parts.negatives import PairSplit
 from trainables.parts.scenes import write_scenes
 from trainables.parts.text_encoders import TEXT_ENCODERS
-from vltune.contract import BadInput, Data, Draws, NotFound, Sample
+from vltune.contract import Data, Draws, Sample
+from vltune.errors import BadInput, NotFound
 
 torch.set_num_threads(1)
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200), "white": (230, 230, 230)}

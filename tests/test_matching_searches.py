@@ -11,7 +11,8 @@ from trainables import FAMILIES
 from trainables.parts.classifier import read_widths
 from trainables.parts.scenes import write_scenes
 from vltune import checkpoints
-from vltune.contract import BadInput, TrialConfig
+from vltune.configuration import TrialConfig
+from vltune.errors import BadInput
 from vltune.library import PromotedModels
 from vltune.runtime import LocalRuntime
 from vltune.space import check, resolve

@@ -14,7 +14,8 @@ from families import Line, LineConfig
 
 from vltune import checkpoints
 from vltune.checkpoints import seal
-from vltune.contract import NO_MODELS, BadInput, Draws, Family, Features, NotFound, Record, Sample
+from vltune.contract import NO_MODELS, Draws, Family, Features, Record, Sample
+from vltune.errors import BadInput, NotFound
 from vltune.library import PromotedModels
 from vltune.models import CONFIG, STANDS_ON, read_model, read_record, shelved, write_model
 from vltune.preflight import check_models

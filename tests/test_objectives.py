@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
 from search_spaces import SEARCHES
-from vltune.contract import BadInput, Search
+from vltune.contract import Search
+from vltune.errors import BadInput
 from vltune.objectives import check_objectives, directions_of, pareto_front, with_objectives
 
 QUICK = SEARCHES["quickstart"]

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from vltune.checkpoints import Corrupt
-from vltune.contract import BadInput, TrialConfig
+from vltune.configuration import TrialConfig
+from vltune.errors import BadInput
 from vltune.optimization import (
     add_penalties,
     build_optimizer,

@@ -13,7 +13,8 @@ from families import Line, LineConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vltune.contract import BadInput, Population, Search
+from vltune.contract import Population, Search
+from vltune.errors import BadInput
 from vltune.population import (
     Segment,
     Step,

@@ -18,7 +18,8 @@ from trainables.parts.lora import is_adapter
 from trainables.parts.scenes import write_scenes
 from trainables.pretrained import Pretrained, PretrainedConfig
 from vltune.checkpoints import hash_tensors, seal
-from vltune.contract import BadInput, Data, Draws, NotFound, Sample
+from vltune.contract import Data, Draws, Sample
+from vltune.errors import BadInput, NotFound
 from vltune.models import read_model, write_model
 
 torch.set_num_threads(1)

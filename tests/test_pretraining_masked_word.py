@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from trainables.parts.scenes import write_scenes
 from trainables.parts.text import MASK
 from trainables.pretraining_masked_word import NOT_KNOWN, MaskedWord, MaskedWordConfig
-from vltune.contract import BadInput, Data, Draws, Sample
+from vltune.contract import Data, Draws, Sample
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 SMALL: dict[str, Any] = {

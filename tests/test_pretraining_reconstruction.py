@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from trainables.pretraining_reconstruction import Reconstruction, ReconstructionConfig
-from vltune.contract import BadInput, Draws, Sample
+from vltune.contract import Draws, Sample
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 SMALL: dict[str, Any] = {"picture_size": 32, "picture_decoder_width": 4}

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from trainables.parts.rotation import read_degrees, rotate
 from trainables.pretraining_rotation import Rotation, RotationConfig
-from vltune.contract import BadInput, Draws, Sample
+from vltune.contract import Draws, Sample
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 SMALL: dict[str, Any] = {"picture_size": 16, "cnn_width": 4, "cnn_batch_norm": True, "embedding_width": 12}

@@ -12,7 +12,8 @@ import torch
 from families import Line, LineConfig
 
 from vltune import checkpoints, models
-from vltune.contract import BadInput, Data, NotFound, Record
+from vltune.contract import Data, Record
+from vltune.errors import BadInput, NotFound
 from vltune.events import LedgerEvents
 from vltune.ledger import Ledger, SearchRecord
 from vltune.promotion import load_promoted, predict_samples, promote

@@ -15,7 +15,7 @@ import pytest
 from search_spaces import SEARCHES
 from trainables.parts.scenes import write_scenes
 from vltune.cli import _parser
-from vltune.contract import BadInput, lookup
+from vltune.errors import BadInput, lookup
 from vltune.space import check, load_search, parse_pins
 
 ROOT = Path(__file__).parents[1]

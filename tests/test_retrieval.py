@@ -18,7 +18,8 @@ from PIL import Image
 from trainables.parts.scenes import write_scenes
 from trainables.retrieval import Retrieval, RetrievalConfig
 from vltune import checkpoints
-from vltune.contract import BadInput, Batch, Data, Draws, NotFound, Sample
+from vltune.contract import Batch, Data, Draws, Sample
+from vltune.errors import BadInput, NotFound
 from vltune.models import read_model, write_model
 from vltune.train import evaluate
 

@@ -7,7 +7,8 @@ import optuna
 import pytest
 
 from search_spaces import SEARCHES
-from vltune.contract import BadInput, Search
+from vltune.contract import Search
+from vltune.errors import BadInput
 from vltune.space import check, check_effect, describe, load_search, record_pins, resolve
 
 every_search = pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)

@@ -10,7 +10,9 @@ import optuna
 import pytest
 
 from search_spaces import SEARCHES
-from vltune.contract import BadInput, Direction, Family, NotFound, Search, TrialConfig
+from vltune.configuration import TrialConfig
+from vltune.contract import Direction, Family, Search
+from vltune.errors import BadInput, NotFound
 from vltune.space import PinnedTrial, check, describe, example, load_search, parse_pins, record_pins, resolve
 
 
@@ -389,7 +391,13 @@ FILE = '''"""Is my own question answered?"""
 
 from dataclasses import dataclass
 
-from vltune.contract import Family, Search, TrialConfig
+from vltune.configuration import (
+    TrialConfig,
+)
+from vltune.contract import (
+    Family,
+    Search,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

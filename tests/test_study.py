@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from vltune.contract import NotFound
+from vltune.errors import NotFound
 from vltune.strategies import PRUNERS, SAMPLERS
 from vltune.study import Study
 

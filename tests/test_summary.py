@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from vltune.contract import BadInput, EpochReport
+from vltune.contract import EpochReport
+from vltune.errors import BadInput
 from vltune.ledger import Ledger, SearchRecord
 from vltune.summary import table
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from vltune.contract import BadInput, NotFound, Unreachable
+from vltune.errors import BadInput, NotFound, Unreachable
 from vltune.ledger import Event
 from vltune.notes import LONGEST, search_note, trial_note
 from vltune.registry import Registry

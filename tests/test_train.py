@@ -18,7 +18,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from trainables.captioning import Captioning
 from trainables.parts.scenes import write_scenes
 from vltune import checkpoints, models
-from vltune.contract import BadInput, Draws, EpochReport, TrainingFailure
+from vltune.contract import Draws, EpochReport
+from vltune.errors import BadInput, TrainingFailure
 from vltune.runtime import LocalRuntime, Progress
 from vltune.train import Trial, evaluate, fit
 

@@ -47,24 +47,23 @@ from trainables.parts.prefix_fields import (
 from trainables.parts.text import CaptionTokenizer
 from trainables.parts.text_files import read_text_file, text_file_hash, without_known
 from trainables.retrieval import Retrieval
+from vltune.configuration import Library, TrialConfig
 from vltune.contract import (
     NO_MODELS,
     Assets,
-    BadInput,
     Batch,
     Data,
     Direction,
     Draws,
     Family,
     Features,
-    Library,
     Loss,
     Record,
     Sample,
     Scores,
-    TrialConfig,
     fingerprint,
 )
+from vltune.errors import BadInput
 
 OFFSET = "modality_offset.json"
 """The asset that holds the difference between the means of pictures and of texts."""

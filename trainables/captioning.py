@@ -35,6 +35,7 @@ from trainables.parts.picture_fields import (
 )
 from trainables.parts.pictures import read_picture
 from trainables.parts.text import CaptionTokenizer
+from vltune.configuration import TrialConfig, in_range
 from vltune.contract import (
     NO_MODELS,
     Assets,
@@ -48,8 +49,6 @@ from vltune.contract import (
     Record,
     Sample,
     Scores,
-    TrialConfig,
-    in_range,
 )
 
 

@@ -26,30 +26,10 @@ from trainables.parts.dense_fields import (
     said_matches,
     true_places,
 )
-from trainables.parts.masks import (
-    BACKGROUND,
-    PicturePair,
-    carried_labels,
-    intersections_over_unions,
-    paired_by_masks,
-)
+from trainables.parts.masks import BACKGROUND, PicturePair, carried_labels, intersections_over_unions, paired_by_masks
 from trainables.parts.picture_fields import build_picture_encoder, open_pictures
-from vltune.contract import (
-    NO_MODELS,
-    Assets,
-    Batch,
-    Data,
-    Direction,
-    Draws,
-    Family,
-    Loss,
-    Record,
-    Sample,
-    Scores,
-    TrialConfig,
-    in_range,
-    one_of,
-)
+from vltune.configuration import TrialConfig, in_range, one_of
+from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,10 @@ from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
 from trainables.parts.metrics import score_captions
 from trainables.parts.text import CaptionTokenizer
 from trainables.pretrained import Pretrained
+from vltune.configuration import TrialConfig, absolute_reference, in_range, named
 from vltune.contract import (
     NO_MODELS,
     Assets,
-    BadInput,
     Batch,
     Data,
     Direction,
@@ -32,12 +32,8 @@ from vltune.contract import (
     Record,
     Sample,
     Scores,
-    TrialConfig,
-    absolute_reference,
-    in_range,
-    lookup,
-    named,
 )
+from vltune.errors import BadInput, lookup
 from vltune.models import read_assets, read_record, shelved
 
 CAPTIONERS: dict[str, type[Family]] = {family.name: family for family in (Captioning, Capdec, Pretrained)}

@@ -33,10 +33,10 @@ from trainables.parts.text_fields import (
     read_text_tokenizer,
     text_tokens,
 )
+from vltune.configuration import TrialConfig, in_range, one_of, only_with
 from vltune.contract import (
     NO_MODELS,
     Assets,
-    BadInput,
     Batch,
     Data,
     Direction,
@@ -47,11 +47,8 @@ from vltune.contract import (
     Record,
     Sample,
     Scores,
-    TrialConfig,
-    in_range,
-    one_of,
-    only_with,
 )
+from vltune.errors import BadInput
 
 EVALUATED = Draws(0, 0)
 """What negatives of an evaluation are drawn with: every trial, whatever its seed, judges the same pairs."""

@@ -19,25 +19,9 @@ from trainables.parts.hub import hub_folder, hub_source
 from trainables.parts.lora import add_adapters, is_adapter, unreached
 from trainables.parts.pictures import read_picture
 from trainables.parts.vision_language import IGNORED, Captioner, ask, caption_tokens, read, write
-from vltune.contract import (
-    NO_MODELS,
-    Assets,
-    BadInput,
-    Batch,
-    Data,
-    Direction,
-    Draws,
-    Family,
-    Library,
-    Loss,
-    Record,
-    Sample,
-    Scores,
-    TrialConfig,
-    in_range,
-    one_of,
-    only_with,
-)
+from vltune.configuration import Library, TrialConfig, in_range, one_of, only_with
+from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
+from vltune.errors import BadInput
 
 FINETUNINGS = ("none", "full", "lora")
 

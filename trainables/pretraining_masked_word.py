@@ -16,23 +16,9 @@ from trainables.parts.metrics import token_metrics
 from trainables.parts.pretraining import check_learns
 from trainables.parts.text import MASK, CaptionTokenizer, pad
 from trainables.parts.text_fields import TextConfig, build_text_encoder, fit_text_tokenizer, text_tokens
-from vltune.contract import (
-    NO_MODELS,
-    Assets,
-    BadInput,
-    Batch,
-    Data,
-    Direction,
-    Draws,
-    Family,
-    Loss,
-    Record,
-    Sample,
-    Scores,
-    TrialConfig,
-    in_range,
-    one_of,
-)
+from vltune.configuration import TrialConfig, in_range, one_of
+from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
+from vltune.errors import BadInput
 
 EVALUATED = Draws(0, 0)
 """What the masks of an evaluation are drawn with: every trial, whatever its seed, guesses the same words."""

@@ -20,21 +20,8 @@ from trainables.parts.picture_fields import (
 from trainables.parts.picture_vectors import count_positions
 from trainables.parts.pictures import read_picture
 from trainables.parts.pretraining import check_learns, mean_scores
-from vltune.contract import (
-    NO_MODELS,
-    Assets,
-    Batch,
-    Data,
-    Direction,
-    Draws,
-    Family,
-    Loss,
-    Record,
-    Sample,
-    Scores,
-    TrialConfig,
-    in_range,
-)
+from vltune.configuration import TrialConfig, in_range
+from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
 
 LEAST_ERROR = 1e-10
 """Squared error below which a picture counts as drawn without one: 100 decibels."""

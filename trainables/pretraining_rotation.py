@@ -21,21 +21,8 @@ from trainables.parts.picture_vectors import count_positions, side_by_side
 from trainables.parts.pictures import read_picture
 from trainables.parts.pretraining import check_learns, mean_scores
 from trainables.parts.rotation import read_degrees, rotate
-from vltune.contract import (
-    NO_MODELS,
-    Assets,
-    Batch,
-    Data,
-    Direction,
-    Draws,
-    Family,
-    Loss,
-    Record,
-    Sample,
-    Scores,
-    TrialConfig,
-    in_range,
-)
+from vltune.configuration import TrialConfig, in_range
+from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
 
 
 @dataclass(frozen=True, kw_only=True)

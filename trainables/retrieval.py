@@ -32,10 +32,10 @@ from trainables.parts.text_fields import (
     read_text_tokenizer,
     text_tokens,
 )
+from vltune.configuration import TrialConfig, in_range, one_of, only_with
 from vltune.contract import (
     NO_MODELS,
     Assets,
-    BadInput,
     Batch,
     Data,
     Direction,
@@ -46,11 +46,8 @@ from vltune.contract import (
     Record,
     Sample,
     Scores,
-    TrialConfig,
-    in_range,
-    one_of,
-    only_with,
 )
+from vltune.errors import BadInput
 
 LARGEST_SCALE = 100.0
 """The largest factor of cosines that is learned, as in CLIP: beyond it training becomes unstable."""

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from vltune.cache import Stored, stored
-from vltune.contract import BadInput, Draws, Family, Sample
+from vltune.contract import Draws, Family, Sample
+from vltune.errors import BadInput
 
 MAX_FEATURE_BYTES = 20 * 10**9
 _AT_ONCE = 32

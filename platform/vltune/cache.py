@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 _BATCH_BYTES = 8 << 20
 

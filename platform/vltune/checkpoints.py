@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1

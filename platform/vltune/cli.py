@@ -265,7 +265,7 @@ def _nearest(name: str, choices: Iterable[str]) -> str:
 
 def _run(arguments: argparse.Namespace) -> int:
     from vltune import commands, launch
-    from vltune.contract import BadInput, NotFound, TrainingFailure, Unreachable
+    from vltune.errors import BadInput, NotFound, TrainingFailure, Unreachable
     from vltune.screen import Screen
 
     screen = Screen(arguments.json, width=shutil.get_terminal_size((100, 24)).columns)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vltune.contract import BadInput, Unreachable
+from vltune.errors import BadInput, Unreachable
 
 SLOT_CPUS = 0.01
 """What Ray books for a slot's own actor, which only waits."""

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 from vltune.screen import Screen, storage_flag
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vltune.contract import ENGINE_METRICS, BadInput, Direction, RunRow, is_better, lookup
+from vltune.contract import ENGINE_METRICS, Direction, RunRow, is_better
+from vltune.errors import BadInput, lookup
 from vltune.objectives import pareto_front
 
 Kind = Literal["label", "parameter", "epochs", "front", "metric", "improvement", "count", "seconds", "remark"]

@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from vltune.compare import BEST, COMPETING, Column, Table
-from vltune.contract import BadInput, Direction, RunRow
+from vltune.contract import Direction, RunRow
+from vltune.errors import BadInput
 from vltune.forms import folded, texts_of
 from vltune.objectives import pareto_front
 

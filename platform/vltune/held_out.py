@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vltune import models
-from vltune.contract import BadInput, Direction, Family, NotFound, Record, is_better
+from vltune.contract import Direction, Family, Record, is_better
+from vltune.errors import BadInput, NotFound
 from vltune.library import PromotedModels
 from vltune.train import evaluate
 

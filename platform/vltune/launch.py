@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vltune.contract import BadInput, NotFound, lookup
+from vltune.errors import BadInput, NotFound, lookup
 from vltune.screen import Screen, storage_flag
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 
-from vltune.contract import BadInput, Direction, EpochReport, NotFound, Unreachable, nearest
+from vltune.contract import Direction, EpochReport
+from vltune.errors import BadInput, NotFound, Unreachable, nearest
 from vltune.objectives import directions_of
 
 LEASE_SECONDS = 20.0

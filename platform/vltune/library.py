@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from vltune.checkpoints import MANIFEST, Corrupt, sha256, verify
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 from vltune.models import SHELF, STANDS_ON, content_hash, read_record
 from vltune.registry import Registry
 from vltune.tracking import Tracker
@@ -24,7 +24,7 @@ class PromotedModels:
         """Reference -> content hash of all that was looked for."""
 
     def find(self, reference: str, *, expected: str = "") -> str:
-        """The content hash of a model, whose files lie in the cache from then on (``vltune.contract.Library``)."""
+        """The content hash of a model, whose files lie in the cache from then on (``vltune.configuration.Library``)."""
         shelf = self._storage / "cache" / SHELF
         expected = expected or self.found.get(reference, "")
         if expected and (shelf / content_hash(expected) / MANIFEST).is_file():

@@ -9,7 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from vltune.checkpoints import MANIFEST, MODEL, Corrupt, read_tensors, tensor_names, verify, write_tensors
-from vltune.contract import Assets, BadInput, Family, NotFound, TrialConfig, lookup, named, nearest
+from vltune.configuration import TrialConfig, named
+from vltune.contract import Assets, Family
+from vltune.errors import BadInput, NotFound, lookup, nearest
 
 CONFIG = "config.json"
 SHELF = "models"

@@ -4,7 +4,9 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from vltune.contract import ENGINE_METRICS, BadInput, Direction, Search, TrialConfig, lookup
+from vltune.configuration import TrialConfig
+from vltune.contract import ENGINE_METRICS, Direction, Search
+from vltune.errors import BadInput, lookup
 
 
 def directions_of(names: Iterable[str], metrics: Mapping[str, Direction]) -> dict[str, Direction]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from vltune.checkpoints import Corrupt
-from vltune.contract import BadInput, TrialConfig
+from vltune.configuration import TrialConfig
+from vltune.errors import BadInput
 
 State = dict[str, torch.Tensor]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 Plain = bool | int | float | str
 

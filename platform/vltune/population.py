@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from vltune.contract import BadInput, Direction, Draws, Population, Search, TrialConfig, nearest
+from vltune.configuration import TrialConfig
+from vltune.contract import Direction, Draws, Population, Search
+from vltune.errors import BadInput, nearest
 
 FACTORS = (0.8, 1.2)
 """What a value is multiplied by when it is perturbed."""

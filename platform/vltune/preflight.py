@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from vltune.cluster import wanted_gpus
-from vltune.contract import BadInput, Family, TrialConfig
+from vltune.configuration import TrialConfig
+from vltune.contract import Family
+from vltune.errors import BadInput
 from vltune.models import assets_of_parts, check_parts, check_usable, folders_stood_on, read_record
 from vltune.space import SEARCH_NAME
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from vltune import checkpoints, models
 from vltune.checkpoints import Corrupt
-from vltune.contract import BadInput, Family, NotFound, Record, Sample, lookup
+from vltune.contract import Family, Record, Sample
+from vltune.errors import BadInput, NotFound, lookup
 from vltune.held_out import BATCH, TestScores, score_test_split
 from vltune.ledger import Ledger, TrialRecord
 from vltune.registry import Model, Registry, check_names

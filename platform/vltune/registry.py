@@ -12,7 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vltune.contract import BadInput, NotFound, fingerprint, nearest
+from vltune.contract import fingerprint
+from vltune.errors import BadInput, NotFound, nearest
 from vltune.tracking import Tracker, local_path
 
 _FILES = (".safetensors", ".json", ".txt", ".md", ".png", ".jpg")

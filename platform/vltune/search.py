@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vltune import cluster
-from vltune.contract import BadInput, Direction, EpochReport, Search, TrialConfig, Unreachable
+from vltune.configuration import TrialConfig
+from vltune.contract import Direction, EpochReport, Search
+from vltune.errors import BadInput, Unreachable
 from vltune.events import LedgerEvents
 from vltune.generations import Generations, free_spent
 from vltune.grid import MOST_POINTS, grid_points

@@ -8,7 +8,8 @@ import typing
 from pathlib import Path
 from types import ModuleType
 
-from vltune.contract import BadInput, fingerprint
+from vltune.contract import fingerprint
+from vltune.errors import BadInput
 
 
 class _FreshLoader(importlib.machinery.SourceFileLoader):

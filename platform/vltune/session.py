@@ -30,7 +30,8 @@ from ray.exceptions import RayError
 
 from vltune.checkpoints import Corrupt
 from vltune.cluster import sees
-from vltune.contract import BadInput, EpochReport, Family, TrainingFailure
+from vltune.contract import EpochReport, Family
+from vltune.errors import BadInput, TrainingFailure
 from vltune.runtime import RESIDENTS, Progress
 from vltune.train import Trial, fit
 

@@ -14,18 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vltune.conditions import condition_of, in_order
-from vltune.contract import (
-    ENGINE_METRICS,
-    BadInput,
-    Direction,
-    Library,
-    NotFound,
-    Population,
-    Search,
-    TrialConfig,
-    nearest,
-    unchecked,
-)
+from vltune.configuration import Library, TrialConfig, unchecked
+from vltune.contract import ENGINE_METRICS, Direction, Population, Search
+from vltune.errors import BadInput, NotFound, nearest
 from vltune.objectives import check_objectives, directions_of
 from vltune.parameters import Asked, Parameter, PinnedTrial, Plain, RandomTrial, plain_text
 from vltune.population import check_population

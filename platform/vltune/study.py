@@ -14,7 +14,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from vltune.contract import Direction, Draws, fingerprint, lookup
+from vltune.contract import Direction, Draws, fingerprint
+from vltune.errors import lookup
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)  # greenlet would save it fractions of a second

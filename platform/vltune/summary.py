@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vltune.compare import Table, table_of
-from vltune.contract import BadInput, EpochReport, RunRow
+from vltune.contract import EpochReport, RunRow
+from vltune.errors import BadInput
 from vltune.forms import as_csv, as_markdown
 from vltune.ledger import Ledger, SearchRecord, TrialRecord
 from vltune.notes import search_note

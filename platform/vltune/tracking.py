@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vltune.contract import BadInput, Unreachable
+from vltune.errors import BadInput, Unreachable
 from vltune.notes import search_note, trial_note
 from vltune.ui import database, settle_environment
 

@@ -22,9 +22,9 @@ from vltune.averaging import WeightAverage
 from vltune.batches import featured, first, plan, shares
 from vltune.batchnorm import synchronise_batch_norm
 from vltune.checkpoints import Checkpoint
+from vltune.configuration import TrialConfig
 from vltune.contract import (
     Assets,
-    BadInput,
     Batch,
     Data,
     Direction,
@@ -34,12 +34,10 @@ from vltune.contract import (
     Record,
     Sample,
     Scores,
-    TrainingFailure,
-    TrialConfig,
     is_better,
-    lookup,
 )
 from vltune.devices import cpu_has_bf16, peak_memory, reset_peak_memory, to_device, wide
+from vltune.errors import BadInput, TrainingFailure, lookup
 from vltune.optimization import (
     add_penalties,
     build_optimizer,

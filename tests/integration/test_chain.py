@@ -10,7 +10,7 @@ from integration.runs import run, said
 
 from trainables import FAMILIES
 from vltune.checkpoints import sha256
-from vltune.contract import named
+from vltune.configuration import named
 from vltune.ledger import Ledger
 from vltune.registry import Registry
 from vltune.tracking import Tracker

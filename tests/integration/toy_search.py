@@ -11,20 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vltune.contract import (
-    NO_MODELS,
-    BadInput,
-    Data,
-    Draws,
-    Family,
-    Loss,
-    Record,
-    Sample,
-    Scores,
-    Search,
-    TrialConfig,
-    fingerprint,
-)
+from vltune.configuration import TrialConfig
+from vltune.contract import NO_MODELS, Data, Draws, Family, Loss, Record, Sample, Scores, Search, fingerprint
+from vltune.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.parts.annotations import MAX_FILE_BYTES, Cleaner, clean_caption, inside, read_json, read_lines
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from PIL import Image
 from scipy import stats
 
 from trainables.parts.augmentation import augment, draw_augmentation
-from vltune.contract import Draws, NotFound
+from vltune.contract import Draws
+from vltune.errors import NotFound
 
 torch.set_num_threads(1)
 RANGES = {"flip": 0.5, "rotation": 0.2, "contrast": 0.3, "zoom": 0.2, "brightness": 0.25}

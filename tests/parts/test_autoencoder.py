@@ -7,7 +7,7 @@ from torch import nn
 from trainables.parts.autoencoder import PictureDecoder, autoencoder_layers
 from trainables.parts.encoders import build_encoder
 from trainables.parts.picture_vectors import count_positions, side_by_side
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 
 def encoder(**changes: object) -> nn.Module:

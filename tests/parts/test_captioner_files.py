@@ -11,7 +11,7 @@ from tiny_captioners import KINDS, SIZE, write_captioner
 
 from trainables.parts.captioner_files import build_model, crops, picture_side, processed, read_files, read_processor
 from trainables.parts.pictures import read_picture
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 every_kind = pytest.mark.parametrize("kind", KINDS)

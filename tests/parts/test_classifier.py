@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trainables.parts.classifier import build_classifier, read_widths
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 
 @pytest.mark.parametrize(("text", "widths"), [("512-256-2", (512, 256, 2)), ("2", (2,)), ("64-32-1", (64, 32, 1))])

@@ -8,7 +8,7 @@ import torch
 
 from trainables.parts.correspondences import Matches, error_metrics, in_order, match, principal_components
 from trainables.parts.crops import grid_positions
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

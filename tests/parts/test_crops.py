@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from trainables.parts.crops import CROPS, crop_pixels, crop_positions, cut_crops, draw_crops, grid_positions
-from vltune.contract import Draws, NotFound
+from vltune.contract import Draws
+from vltune.errors import NotFound
 
 torch.set_num_threads(1)
 IDS = [f"p{i}" for i in range(200)]

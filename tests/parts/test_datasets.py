@@ -14,7 +14,8 @@ from PIL import Image
 
 from trainables.parts import datasets
 from trainables.parts.datasets import open_folder
-from vltune.contract import BadInput, Data, NotFound
+from vltune.contract import Data
+from vltune.errors import BadInput, NotFound
 
 
 def _picture(path: Path, number: int, size: int = 24) -> None:

@@ -11,7 +11,7 @@ from trainables.parts.decoder import Decoder
 from trainables.parts.decoders import DECODERS, build_decoder
 from trainables.parts.recurrent import gru, lstm
 from trainables.parts.transformer import Attention, SinusoidalPositions
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 PICTURES, CAPTIONS, TOKENS, POSITIONS, WIDTH, WORDS = 3, 2, 6, 5, 7, 11
 KINDS = [

@@ -12,7 +12,7 @@ from trainables.parts.crops import crop_positions, grid_positions
 from trainables.parts.dense import contrast, dense_features, keep_layers_before
 from trainables.parts.encoders import Body, Encoder, build_encoder
 from trainables.parts.vision_transformer import vision_transformer
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.parts.embedders import HubEmbedder, PromotedEmbedder, embedded_size, is_promoted
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 TEXTS = ["a red dog", "a blue cat that runs", "a"]

@@ -26,7 +26,7 @@ from trainables.parts.encoders import (
     weights_file,
 )
 from trainables.parts.vision_transformer import vision_transformer
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 torch.set_num_threads(1)
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]

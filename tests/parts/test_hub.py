@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, BertConfig, BertModel
 
 from trainables.parts.hub import hub_folder, hub_hash, hub_source, load_foreign
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainables.parts.imagenet import imagenet_file
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 CONTENT = bytes(range(256)) * 9000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from trainables.parts.inspection import folder_stats, validate_folder
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 
 def _picture(path: Path, number: int, width: int = 24, height: int = 24) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import log_softmax
 from trainables.parts.generation import beam, greedy, sample
 from trainables.parts.language_models import LanguageModelDecoder, own_vocabulary
 from trainables.parts.text import END, NEVER_GENERATED, PADDING, SPECIAL, START, CaptionTokenizer
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 SHIFT = len(SPECIAL)

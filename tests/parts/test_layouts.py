@@ -11,7 +11,7 @@ import pytest
 
 from trainables.parts.annotations import Finding, refuse
 from trainables.parts.layouts import Listing, read_listing
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 Folder = Callable[[Mapping[str, Any]], Path]
 

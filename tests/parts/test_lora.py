@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trainables.parts.lora import add_adapters, is_adapter, unreached
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from trainables.parts.losses import LOSSES, build_loss, count_tokens, cross_entropy, focal, kl_divergence
-from vltune.contract import NotFound
+from vltune.errors import NotFound
 
 torch.set_num_threads(1)
 PADDING = 0

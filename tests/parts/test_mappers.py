@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from trainables.parts.mappers import MAPPERS, MlpMapper, build_mapper
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 SIZES = {"width": 6, "prefix_length": 3, "prefix_width": 8, "mapper_layers": 2, "mapper_heads": 4}

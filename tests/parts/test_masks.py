@@ -11,15 +11,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from trainables.parts.datasets import open_folder
-from trainables.parts.masks import (
-    Pairs,
-    carried_labels,
-    centres,
-    intersections_over_unions,
-    label_map,
-    paired_by_masks,
-)
-from vltune.contract import BadInput, Data
+from trainables.parts.masks import Pairs, carried_labels, centres, intersections_over_unions, label_map, paired_by_masks
+from vltune.contract import Data
+from vltune.errors import BadInput
 
 SQUARE = [[2.0, 2, 12, 2, 12, 12, 2, 12]]
 TRIANGLE = [[1.0, 18, 18, 18, 10, 3]]

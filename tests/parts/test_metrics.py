@@ -11,7 +11,7 @@ from pycocoevalcap.rouge.rouge import Rouge, my_lcs
 
 from trainables.parts import metrics
 from trainables.parts.metrics import score_captions, token_metrics
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 WORDS = ("a", "the", "dog", "cat", "red", "blue", "ball", "runs", "on", "in", "of", "grass")
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.parts.negatives import CaptionPool, PairSample, PairSplit
-from vltune.contract import BadInput, Sample
+from vltune.contract import Sample
+from vltune.errors import BadInput
 
 TEXTS = st.lists(st.lists(st.sampled_from(["a dog", "A dog.", "a cat", "red", "a red cat"]), min_size=1), min_size=1)
 

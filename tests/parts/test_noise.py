@@ -19,7 +19,7 @@ from trainables.parts.noise import (
     towards_candidates,
     uniform_ball,
 )
-from vltune.contract import NotFound
+from vltune.errors import NotFound
 
 torch.set_num_threads(1)
 SETTINGS: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from trainables.parts.pictures import picture_shape, read_picture
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 
 def _saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -11,7 +11,7 @@ from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFa
 from trainables.parts.hub import hub_folder
 from trainables.parts.pretrained_text import PretrainedTextEncoder, PretrainedTokenizer
 from trainables.parts.text import PADDING, pad
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 WORDS = ("a", "dog", "red", "runs", "cat", "and", "the")

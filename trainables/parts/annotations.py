@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 MAX_FILE_BYTES = 1 << 30
 """Largest annotation file; COCO's captions of 2014 have about 100 MB."""

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vltune.contract import Draws, lookup
+from vltune.contract import Draws
+from vltune.errors import lookup
 
 BASE = ("flip", "rotation", "contrast")
 IMPROVED = (*BASE, "zoom", "brightness")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 AUTOENCODER_WIDTHS = (32, 64, 128, 128, 64)
 """Channels of the encoder's convolutions, each of which halves the picture."""

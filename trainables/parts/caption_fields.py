@@ -17,7 +17,9 @@ from trainables.parts.metrics import score_captions, token_metrics
 from trainables.parts.scheduled_sampling import draw_replaced, with_own_words
 from trainables.parts.text import PADDING, SMALLEST_BYTE_PAIR, TOKENS, CaptionTokenizer
 from trainables.parts.transformer import ACTIVATIONS, POSITIONS
-from vltune.contract import BadInput, Batch, Direction, Draws, Loss, Record, Sample, Scores, in_range, one_of, only_with
+from vltune.configuration import in_range, one_of, only_with
+from vltune.contract import Batch, Direction, Draws, Loss, Record, Sample, Scores
+from vltune.errors import BadInput
 
 TOKENIZER = "tokenizer.json"
 """The asset that holds the vocabulary."""

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from trainables.parts.hub import CONFIG, load_foreign
-from vltune.contract import BadInput, nearest
+from vltune.errors import BadInput, nearest
 
 CAPTIONER = "captioner.json"
 """The asset that holds a model's configuration, processor and tokenizer: file name -> text."""

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from vltune.contract import BadInput, lookup
+from vltune.errors import BadInput, lookup
 
 CLASSIFIER_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 DISTANCES = ("cosine", "euclidean")
 SCORES = ("feature", "cycle")

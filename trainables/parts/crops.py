@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vltune.contract import Draws, lookup
+from vltune.contract import Draws
+from vltune.errors import lookup
 
 
 class Crop(NamedTuple):

@@ -19,7 +19,8 @@ from trainables.parts.annotations import refuse
 from trainables.parts.layouts import HELD_OUT, POOL, TEST, TRAIN, VALIDATION, Entry, read_listing
 from trainables.parts.pictures import read_picture
 from vltune.cache import Stored, stored, write_text
-from vltune.contract import BadInput, Data, NotFound, Sample, fingerprint
+from vltune.contract import Data, Sample, fingerprint
+from vltune.errors import BadInput, NotFound
 
 MAX_CACHE_BYTES = 20 * 10**9
 MAX_CORRUPT = 0.01

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trainables.parts.generation import Stepper, beam, greedy, sample
-from vltune.contract import Draws, TrialConfig, in_range, one_of, only_with
+from vltune.configuration import TrialConfig, in_range, one_of, only_with
+from vltune.contract import Draws
 
 DECODINGS = tuple(f.__name__ for f in (greedy, beam, sample))
 

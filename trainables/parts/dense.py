@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainables.parts.encoders import Encoder, freeze, stages
-from vltune.contract import BadInput, Loss
+from vltune.contract import Loss
+from vltune.errors import BadInput
 
 LAST, COLOURS = "last", "colours"
 """Layers that have no number: what the encoder gives in the end, and the normalised picture itself."""

@@ -16,7 +16,9 @@ from trainables.parts.encoders import Encoder, check_picture_size
 from trainables.parts.masks import PicturePair
 from trainables.parts.picture_fields import PictureConfig, collate_pictures, shown_pictures, to_unit
 from trainables.parts.pictures import read_picture
-from vltune.contract import BadInput, Batch, Draws, Loss, Record, Sample, in_range, one_of, only_with
+from vltune.configuration import in_range, one_of, only_with
+from vltune.contract import Batch, Draws, Loss, Record, Sample
+from vltune.errors import BadInput
 
 CROP_FIELDS = ("crop", "crop_side", "crop_flip", "grid_side")
 """Fields that decide how hard a crop is to find."""

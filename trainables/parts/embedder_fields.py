@@ -13,7 +13,9 @@ from torch.nn.functional import normalize
 
 from trainables.parts.embedders import Embedder, HubEmbedder, PromotedEmbedder, embedded_size, is_promoted
 from trainables.parts.hub import hub_source
-from vltune.contract import BadInput, Library, Sample, TrialConfig, absolute_reference, named
+from vltune.configuration import Library, TrialConfig, absolute_reference, named
+from vltune.contract import Sample
+from vltune.errors import BadInput
 
 OFFSET_SAMPLES = 1000
 """Pictures, and texts, over whose embeddings means are taken: a mean is then off by about 0.03 of their length."""

@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from trainables.parts.hub import hub_folder, load_foreign
-from vltune.contract import BadInput, Sample
+from vltune.contract import Sample
+from vltune.errors import BadInput
 from vltune.models import read_record, shelved
 
 _AT_ONCE = 64

@@ -21,7 +21,7 @@ from trainables.parts.autoencoder import AUTOENCODER_WIDTHS, autoencoder_layers
 from trainables.parts.imagenet import imagenet_file
 from trainables.parts.vision_transformer import own_name, vision_transformer
 from vltune.checkpoints import read_foreign_weights, sha256
-from vltune.contract import BadInput, NotFound, lookup
+from vltune.errors import BadInput, NotFound, lookup
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HEAD = ("fc", "classifier", "heads", "avgpool", "dropout", "AuxLogits")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vltune.checkpoints import sha256
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 CONFIG = "config.json"
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")

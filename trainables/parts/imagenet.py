@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 TIMEOUT = 10
 """Seconds without an answer after which the network counts as missing."""

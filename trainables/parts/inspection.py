@@ -6,17 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trainables.parts.annotations import Finding, refuse
-from trainables.parts.datasets import (
-    MAX_CORRUPT,
-    content_hashes,
-    damages,
-    find_leaks,
-    missing_pictures,
-    split_entries,
-)
+from trainables.parts.datasets import MAX_CORRUPT, content_hashes, damages, find_leaks, missing_pictures, split_entries
 from trainables.parts.layouts import HELD_OUT, POOL, TEST, TRAIN, VALIDATION, Entry, read_listing
 from trainables.parts.pictures import picture_shape
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 
 def validate_folder(path: str) -> list[Finding]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainables.parts.decoder import Decoder
 from trainables.parts.hub import load_foreign
 from trainables.parts.text import END, SPECIAL, START
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 NEVER = -1e4
 """Logit of what the language model does not know: our padding, for instance. Finite, for label smoothing."""

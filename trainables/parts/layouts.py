@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.parts.annotations import Cleaner, Finding, Report, inside, items, read_json, read_lines
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 HELD_OUT = "held_out"

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vltune.contract import BadInput, nearest
+from vltune.errors import BadInput, nearest
 
 AUTO = "auto"
 QUERY_AND_VALUE = ("q_proj", "v_proj", "query", "value", "q", "v", "c_attn", "qkv")

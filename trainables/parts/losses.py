@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vltune.contract import lookup
+from vltune.errors import lookup
 
 
 def count_tokens(targets: Int[Tensor, "batch tokens"], *, padding: int) -> Int[Tensor, ""]:

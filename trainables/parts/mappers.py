@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainables.parts.transformer import EncoderLayer
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 
 class MlpMapper(nn.Module):

@@ -20,7 +20,8 @@ from trainables.parts.layouts import TEST, VALIDATION
 from trainables.parts.pictures import MAX_PIXELS
 from vltune.cache import Stored, stored
 from vltune.checkpoints import sha256
-from vltune.contract import BadInput, Data, Sample, fingerprint
+from vltune.contract import Data, Sample, fingerprint
+from vltune.errors import BadInput
 
 BACKGROUND = 0
 """Label of what belongs to no category."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainables.parts.ptb import ptb_tokenize
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 _ORDERS = 4
 _SIGMA = 6.0

@@ -11,7 +11,8 @@ from typing import overload
 import numpy as np
 
 from trainables.parts.datasets import StoredSample
-from vltune.contract import BadInput, Sample
+from vltune.contract import Sample
+from vltune.errors import BadInput
 
 NEGATIVES = ("random", "hard")
 _TRIES = 64

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vltune.contract import lookup
+from vltune.errors import lookup
 
 _AT_ONCE = 1 << 24
 """Numbers that are drawn at once."""

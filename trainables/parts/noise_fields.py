@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trainables.parts.noise import NOISES, Noised, build_noise
-from vltune.contract import Draws, TrialConfig, in_range, one_of, only_with
+from vltune.configuration import TrialConfig, in_range, one_of, only_with
+from vltune.contract import Draws
 
 
 @dataclass(frozen=True, kw_only=True)

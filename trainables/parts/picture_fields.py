@@ -24,20 +24,9 @@ from trainables.parts.encoders import (
     weights_file,
 )
 from vltune.checkpoints import hash_tensors
-from vltune.contract import (
-    BadInput,
-    Batch,
-    Data,
-    Draws,
-    Features,
-    Library,
-    Sample,
-    TrialConfig,
-    fingerprint,
-    in_range,
-    one_of,
-    only_with,
-)
+from vltune.configuration import Library, TrialConfig, in_range, one_of, only_with
+from vltune.contract import Batch, Data, Draws, Features, Sample, fingerprint
+from vltune.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)

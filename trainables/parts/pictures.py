@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 MAX_PIXELS = 89_000_000
 """Largest picture, width times height. Pillow itself warns from 89.5 million on, and refuses twice as many."""

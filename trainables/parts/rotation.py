@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 _BLUR = 1.0
 """Standard deviation of the blur before turning, in pixels."""

@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 PADDING, START, END, UNKNOWN, MASK = range(5)
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>", "<mask>")

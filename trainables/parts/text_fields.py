@@ -14,17 +14,9 @@ from trainables.parts.pretrained_text import PretrainedTokenizer, check_text_mod
 from trainables.parts.text import SMALLEST_BYTE_PAIR, TOKENS, UNKNOWN, CaptionTokenizer, pad
 from trainables.parts.text_encoder import TextEncoder, freeze_text
 from trainables.parts.text_encoders import TEXT_ENCODERS
-from vltune.contract import (
-    Assets,
-    BadInput,
-    Library,
-    TrialConfig,
-    absolute_reference,
-    in_range,
-    named,
-    one_of,
-    only_with,
-)
+from vltune.configuration import Library, TrialConfig, absolute_reference, in_range, named, one_of, only_with
+from vltune.contract import Assets
+from vltune.errors import BadInput
 
 TEXT_MODEL = "text_model.json"
 """The asset that describes a pretrained text encoder, so that it can be built without its files."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainables.parts.annotations import Cleaner, read_lines
 from trainables.parts.layouts import comma_line
-from vltune.contract import BadInput, NotFound
+from vltune.errors import BadInput, NotFound
 
 _HEAD = re.compile(r"image(_name)?\s*,\s*caption", re.IGNORECASE)
 _WORD = re.compile(r"\w+")

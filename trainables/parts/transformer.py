@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainables.parts.decoder import Decoder, word_embedding
-from vltune.contract import BadInput, lookup
+from vltune.errors import BadInput, lookup
 
 KeysValues = tuple[Tensor, Tensor]
 """Each (rows, heads, positions, width of a head)."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainables.parts.captioner_files import processed
 from trainables.parts.drawn_tokens import Drawing
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 IGNORED = -100
 """The target that counts nothing."""
