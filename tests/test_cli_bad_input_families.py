@@ -1,5 +1,6 @@
 """What a person gets wrong with the fields of each family: refused in one line, before Ray starts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,28 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write(
         root / "captioning", Captioning, embedding_width=8, hidden_width=8, attention_width=8, max_tokens=12, **small
     )
+    known = ("a red circle", "an image of a blue square")
+    _write(
+        root / "prompted",
+        Captioning,
+        words=known,
+        embedding_width=8,
+        hidden_width=8,
+        attention_width=8,
+        max_tokens=12,
+        **small,
+    )
     _write(root / "retrieval", Retrieval, text_width=8, projection_width=16, **small)
     _write(root / "rotation", Rotation, **small)
     _write(root / "words", MaskedWord, word_width=8, text_width=8)
     return root
 
 
-def _write(folder: Path, family: type[Family], **fields: Any) -> None:
+def _write(
+    folder: Path, family: type[Family], *, words: Sequence[str] = ("a red circle", "a blue square"), **fields: Any
+) -> None:
     config = family.Config.from_fields(fields)
-    assets = {"tokenizer.json": CaptionTokenizer.fit(["a red circle", "a blue square"], min_word_count=1).to_text()}
+    assets = {"tokenizer.json": CaptionTokenizer.fit(words, min_word_count=1).to_text()}
     torch.manual_seed(0)
     folder.mkdir()
     record = {"family": family.name, "config": config.fields(), "assets": list(assets)}
@@ -90,6 +104,22 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "init_from no sign": (("quickstart", "init_from=picture_encoder"), 2, "init_from='picture_encoder': "),
     "init_from no model": (("quickstart", "init_from=picture_encoder="), 2, "is no NAME=VALUE"),
     "init_from missing": (("quickstart", "init_from=picture_encoder=x@champion"), 3, "init_from=picture_encoder='x@ch"),
+    "init_from other shapes": (("quickstart", "init_from=picture_encoder={w}/rotation"), 2, "there and of shape"),
+    "init_from brings its words": (
+        ("quickstart", "init_from=decoder={w}/captioning", "min_word_count=1"),
+        2,
+        "min_word_count=1 has no effect: decoder of init_from brings what was made with min_word_count=2",
+    ),
+    "words of a pretrained encoder": (
+        (*_TEXTS, "text_model={w}/clip", "min_word_count=1"),
+        2,
+        "min_word_count=1 has no effect with text_encoder='pretrained'",
+    ),
+    "width of nothing": (
+        ("pretraining_rotation", "weights=none", "picture_encoder=resnet18", "embedding_width=8"),
+        2,
+        "embedding_width=8 has no effect with picture_encoder='resnet18'",
+    ),
     "init_from twice": (("quickstart", f"init_from={_ROTATION},{_ROTATION}"), 2, "is given twice"),
     # models of others
     "language model missing": ((*_GPT2,), 2, "language_model='' is missing"),
@@ -112,6 +142,14 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "capdec prompt long": ((*_CAPDEC, "max_tokens=2", "prompt=a red dog"), 2, "has 3 words"),
     "decoding prompt long": ((*_DECODING, "prompt=a" + " red" * 9), 2, "has 10 tokens"),
     "decoding prompt unknown": ((*_DECODING, "prompt=a xylophone"), 2, "the word 'xylophone' is not in the voc"),
+    "prompt unknown": (("quickstart", "prompt=a xylophone"), 2, "the word 'xylophone' is not in the voc"),
+    "rare words": (("quickstart", "min_word_count=999"), 2, "min_word_count=999 leaves no word"),
+    "rare words of pairs": (("matching", "min_word_count=999"), 2, "min_word_count=999 leaves no word"),
+    "no row's prompt known": (
+        ("decoding_prompts", "captioner={w}/captioning", "max_tokens=10"),
+        2,
+        "the word 'picture'",
+    ),
     "decoding longer": (
         ("decoding", "captioner={w}/captioning", "max_tokens=30"),
         2,
@@ -145,6 +183,11 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "decoder width": (("pretraining_reconstruction", "picture_decoder_width=0"), 2, "out of range"),
     "crop": (("correspondence", "crop=random"), 2, "crop='random' is not possible"),
     "components": (("correspondence", "pca_components=-1"), 2, "pca_components=-1 is out of range"),
+    "more components than numbers": (
+        ("correspondence", "weights=none", "pca_components=9999"),
+        2,
+        "pca_components=9999 reduces nothing",
+    ),
     "no masks": (("correspondence_transfer", "weights=none"), 2, "has no instance masks"),
     # what populations fill in
     "start_from": (("quickstart", "start_from=x"), 2, "populations and `vltune rerun` alone"),
@@ -180,3 +223,21 @@ def test_one_line_says_what_to_do(
     assert words.replace("{w}", str(world)) in line
     assert found == code
     assert not (tmp_path / "runs" / "ledger.db").exists() or not Ledger.of(tmp_path / "runs").searches()
+
+
+def test_what_fails_in_some_rows_alone_stops_nothing(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base row's prompt is unknown to this captioner, another row's is not."""
+
+    class Begun(Exception):
+        pass
+
+    def begin(*_: object, **__: object) -> None:
+        raise Begun
+
+    monkeypatch.setattr(driver, "run", begin)
+    monkeypatch.chdir(tmp_path)
+    pins = [f"captioner={world / 'prompted'}", "max_tokens=10"]
+    with pytest.raises(Begun):
+        main(["search", "decoding_prompts", "--storage", "runs", "--data", str(world / "data"), "--set", *pins])

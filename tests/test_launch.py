@@ -20,9 +20,7 @@ from vltune.space import resolve
 Launch = Callable[..., int]
 OWN = """
 from trainables.captioning import Captioning, CaptioningConfig
-from vltune.contract import (
-    Search,
-)
+from vltune.contract import Search
 def define(trial):
     decoder = trial.suggest_categorical('decoder', ('lstm', 'transformer'))
     heads = trial.suggest_categorical('heads', (2, 4)) if decoder == 'transformer' else 4

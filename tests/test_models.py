@@ -185,7 +185,7 @@ def test_another_family_below_is_refused_before_training(tmp_path: Path) -> None
     seal(other)
     config = TopConfig(below=str(other)).find_sources(PromotedModels(tmp_path))
     with pytest.raises(BadInput, match=r"below=.*is a model of the family 'poem': top stands on one of line"):
-        check_models(config, Top, str(tmp_path / "cache"))
+        check_models(config, Top, pins=(), cache=str(tmp_path / "cache"))
 
 
 # -- the library
@@ -248,7 +248,22 @@ def test_a_part_brings_its_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Line, "part_assets", {"picture_encoder": ("tokenizer.json",)})
     config = LineConfig(init_from=f"picture_encoder={source}").find_sources(PromotedModels(tmp_path))
     with pytest.raises(BadInput, match=r"that model has no tokenizer\.json"):
-        check_models(config, Line, str(tmp_path / "cache"))
+        check_models(config, Line, pins=(), cache=str(tmp_path / "cache"))
+
+
+def test_what_an_asset_was_made_with_comes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Line, "part_assets", {"picture_encoder": ("notes.txt",)})
+    monkeypatch.setattr(Line, "asset_fields", {"notes.txt": ("script",)})
+    source = promoted(tmp_path / "source")
+    config = LineConfig(init_from=f"picture_encoder={source}", epochs=0, script="1").find_sources(
+        PromotedModels(tmp_path)
+    )
+    cache = str(tmp_path / "cache")
+    check_models(config, Line, pins=("epochs",), cache=cache)
+    with pytest.raises(BadInput, match=r"script='1' has no effect: picture_encoder of init_from brings .* script=''"):
+        check_models(config, Line, pins=("script",), cache=cache)
+    local = run(tmp_path, Line, config)
+    assert "script is '', as it came with picture_encoder, not '1'" in local.reports[0].notes
 
 
 def test_going_on_reads_no_first_weights(tmp_path: Path) -> None:

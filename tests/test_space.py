@@ -391,13 +391,8 @@ FILE = '''"""Is my own question answered?"""
 
 from dataclasses import dataclass
 
-from vltune.configuration import (
-    TrialConfig,
-)
-from vltune.contract import (
-    Family,
-    Search,
-)
+from vltune.configuration import TrialConfig
+from vltune.contract import Family, Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,8 +433,8 @@ def test_a_file_of_ones_own_with_a_family_of_its_own(tmp_path: Path) -> None:
         ("import no_such_module_here\n", r"mine\.py:1: ModuleNotFoundError"),
         (FILE.replace("SEARCH =", "SEARCHES ="), r"mine\.py:1: defines no SEARCH; write SEARCH = Search"),
         ("x = 1\nSEARCH = {'name': 'x'}\n", r"mine\.py:2: SEARCH is a dict; write SEARCH = Search"),
-        (FILE.replace("num_trials=3", "number=3"), r"mine\.py:22: TypeError: .*number"),
-        (FILE.replace('"""Heads."""', "raise ValueError('one\\ntwo')"), r"mine\.py:11: ValueError: one two"),
+        (FILE.replace("num_trials=3", "number=3"), r"mine\.py:23: TypeError: .*number"),
+        (FILE.replace('"""Heads."""', "raise ValueError('one\\ntwo')"), r"mine\.py:12: ValueError: one two"),
         ("x = 1\n\0", r"mine\.py:\d+: .*null bytes"),
         ("x = '\xff'".encode("latin-1"), r"mine\.py:\d+: "),
     ],

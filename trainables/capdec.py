@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainables.parts.caption_fields import (
+    CAPTION_TOKENIZER_FIELDS,
     METRICS,
     TOKEN_METRICS,
     TOKENIZER,
@@ -134,6 +135,7 @@ class Capdec(Family):
     )
     uses: ClassVar[dict[str, tuple[type[Family], ...]]] = {"embedder": (Retrieval,)}
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"decoder": (TOKENIZER,)}
+    asset_fields: ClassVar[dict[str, tuple[str, ...]]] = {TOKENIZER: CAPTION_TOKENIZER_FIELDS}
 
     @classmethod
     def load(cls, config: CapdecConfig, cache: str) -> Data:

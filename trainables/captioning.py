@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainables.parts.caption_fields import (
+    CAPTION_TOKENIZER_FIELDS,
     METRICS,
     TOKEN_METRICS,
     TOKENIZER,
@@ -75,6 +76,7 @@ class Captioning(Family):
         TOKEN_METRICS, ("tokens", "min_word_count", "vocabulary_size", "max_tokens", "train_pictures")
     )
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"decoder": (TOKENIZER,)}
+    asset_fields: ClassVar[dict[str, tuple[str, ...]]] = {TOKENIZER: CAPTION_TOKENIZER_FIELDS}
 
     @classmethod
     def load(cls, config: CaptioningConfig, cache: str) -> Data:

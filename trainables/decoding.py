@@ -13,10 +13,9 @@ import torch
 
 from trainables.capdec import Capdec
 from trainables.captioning import Captioning
-from trainables.parts.caption_fields import METRICS, TOKEN_METRICS, TOKENIZER
+from trainables.parts.caption_fields import METRICS, TOKEN_METRICS
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
 from trainables.parts.metrics import score_captions
-from trainables.parts.text import CaptionTokenizer
 from trainables.pretrained import Pretrained
 from vltune.configuration import TrialConfig, absolute_reference, in_range, named
 from vltune.contract import (
@@ -34,7 +33,7 @@ from vltune.contract import (
     Scores,
 )
 from vltune.errors import BadInput, lookup
-from vltune.models import read_assets, read_record, shelved
+from vltune.models import read_record, shelved
 
 CAPTIONERS: dict[str, type[Family]] = {family.name: family for family in (Captioning, Capdec, Pretrained)}
 """Families of captioners. Beside what a family owes the engine they have ``caption(batch, settings)``: a caption for
@@ -93,10 +92,6 @@ class Decoding(Family):
         folder = shelved(cache, named(config, "source_hashes").get("captioner", ""))
         family, theirs = _captioner(folder)
         _check_length(config, theirs)
-        assets = read_assets(folder, read_record(folder))
-        if TOKENIZER in assets:  # without one, the captioner's own model reads the prompt
-            longest = config.max_tokens or theirs.max_tokens
-            CaptionTokenizer.from_text(assets[TOKENIZER]).prompt(config.prompt, max_tokens=longest)
         # What it was trained on beside the data, such as texts, is not needed, and may be gone.
         fields = {f.name for f in dataclasses.fields(theirs)}
         without = {
@@ -117,6 +112,8 @@ class Decoding(Family):
         _check_length(config, self.captioner.config)
         longest = config.max_tokens or self.captioner.config.max_tokens
         self.settings: Any = dataclasses.replace(config, max_tokens=longest)
+        if not isinstance(self.captioner, Pretrained):  # whose own model reads the prompt
+            self.captioner.tokenizer.prompt(config.prompt, max_tokens=longest)
 
     def collate(self, samples: Sequence[Sample], draws: Draws | None) -> Batch:  # noqa: ARG002 - nothing is trained
         """What the captioner makes of the samples, and what its sampling draws with."""

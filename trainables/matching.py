@@ -16,6 +16,7 @@ from trainables.parts.caption_fields import TOKENIZER, drawn_captions
 from trainables.parts.classifier import CLASSIFIER_ACTIVATIONS, build_classifier, read_widths
 from trainables.parts.negatives import NEGATIVES, PairSample, PairSplit
 from trainables.parts.picture_fields import (
+    WIDTH_ONLY_WITH,
     PictureConfig,
     build_picture_encoder,
     collate_pictures,
@@ -26,6 +27,7 @@ from trainables.parts.picture_fields import (
 from trainables.parts.picture_vectors import count_positions, side_by_side
 from trainables.parts.pictures import SUFFIXES, read_picture
 from trainables.parts.text_fields import (
+    TEXT_TOKENIZER_FIELDS,
     TextConfig,
     build_text_encoder,
     fit_text_tokenizer,
@@ -131,6 +133,7 @@ class Matching(Family):
     metrics: ClassVar[dict[str, Direction]] = {"val_loss": "min", **BINARY_METRICS}
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(metrics, ("evaluation_negatives",))
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"text_encoder": (TOKENIZER,)}
+    asset_fields: ClassVar[dict[str, tuple[str, ...]]] = {TOKENIZER: TEXT_TOKENIZER_FIELDS}
 
     @classmethod
     def load(cls, config: MatchingConfig, cache: str) -> Data:
@@ -279,5 +282,6 @@ class Matching(Family):
 ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "hard_negative_share": ("negatives", ("hard",)),
     "hard_negative_candidates": ("negatives", ("hard",)),
+    **WIDTH_ONLY_WITH,
 }
 """Fields that are read only if another field has one of these values."""

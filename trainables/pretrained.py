@@ -113,6 +113,7 @@ class Pretrained(Family):
     metrics: ClassVar[dict[str, Direction]] = METRICS
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(TOKEN_METRICS, ("captioner_model", "max_tokens"))
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"captioner": (CAPTIONER,)}
+    rehearsed: ClassVar[bool] = False  # some have more weights than the machine has memory from which searches start
 
     @classmethod
     def load(cls, config: PretrainedConfig, cache: str) -> Data:

@@ -15,7 +15,13 @@ from trainables.parts.masking import WRITTEN_MASK, fill, mask_places, read_writt
 from trainables.parts.metrics import token_metrics
 from trainables.parts.pretraining import check_learns
 from trainables.parts.text import MASK, CaptionTokenizer, pad
-from trainables.parts.text_fields import TextConfig, build_text_encoder, fit_text_tokenizer, text_tokens
+from trainables.parts.text_fields import (
+    TEXT_TOKENIZER_FIELDS,
+    TextConfig,
+    build_text_encoder,
+    fit_text_tokenizer,
+    text_tokens,
+)
 from vltune.configuration import TrialConfig, in_range, one_of
 from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
 from vltune.errors import BadInput
@@ -80,6 +86,7 @@ class MaskedWord(Family):
         ),
     )
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"text_encoder": (TOKENIZER,)}
+    asset_fields: ClassVar[dict[str, tuple[str, ...]]] = {TOKENIZER: TEXT_TOKENIZER_FIELDS}
 
     @classmethod
     def load(cls, config: MaskedWordConfig, cache: str) -> Data:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainables.parts.autoencoder import PictureDecoder
 from trainables.parts.picture_fields import (
+    WIDTH_ONLY_WITH,
     PictureConfig,
     build_picture_encoder,
     collate_pictures,
@@ -20,7 +21,7 @@ from trainables.parts.picture_fields import (
 from trainables.parts.picture_vectors import count_positions
 from trainables.parts.pictures import read_picture
 from trainables.parts.pretraining import check_learns, mean_scores
-from vltune.configuration import TrialConfig, in_range
+from vltune.configuration import TrialConfig, in_range, only_with
 from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
 
 LEAST_ERROR = 1e-10
@@ -40,6 +41,7 @@ class ReconstructionConfig(PictureConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, "picture_decoder_width", 1)
+        only_with(self, WIDTH_ONLY_WITH)
         check_learns(self, "train_encoder")
 
 

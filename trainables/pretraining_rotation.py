@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainables.parts.picture_fields import (
+    WIDTH_ONLY_WITH,
     PictureConfig,
     build_picture_encoder,
     collate_pictures,
@@ -21,7 +22,7 @@ from trainables.parts.picture_vectors import count_positions, side_by_side
 from trainables.parts.pictures import read_picture
 from trainables.parts.pretraining import check_learns, mean_scores
 from trainables.parts.rotation import read_degrees, rotate
-from vltune.configuration import TrialConfig, in_range
+from vltune.configuration import TrialConfig, in_range, only_with
 from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
 
 
@@ -44,6 +45,7 @@ class RotationConfig(PictureConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range(self, "rotations_per_picture", 0, len(read_degrees(self.rotation_degrees)))
+        only_with(self, WIDTH_ONLY_WITH)
         check_learns(self, "train_encoder")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trainables.parts.caption_fields import TOKENIZER, drawn_captions
 from trainables.parts.contrastive import CONTRASTIVE_LOSSES, Pairs, gather_pairs
 from trainables.parts.picture_fields import (
+    WIDTH_ONLY_WITH,
     PictureConfig,
     build_picture_encoder,
     collate_pictures,
@@ -25,6 +26,7 @@ from trainables.parts.picture_fields import (
 from trainables.parts.pictures import read_picture
 from trainables.parts.retrieval_metrics import RETRIEVAL_METRICS, score_retrieval
 from trainables.parts.text_fields import (
+    TEXT_TOKENIZER_FIELDS,
     TextConfig,
     build_text_encoder,
     fit_text_tokenizer,
@@ -112,6 +114,7 @@ class Retrieval(Family):
     metrics: ClassVar[dict[str, Direction]] = RETRIEVAL_METRICS
     relative: ClassVar[frozenset[str]] = frozenset(RETRIEVAL_METRICS)
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"text_encoder": (TOKENIZER,)}
+    asset_fields: ClassVar[dict[str, tuple[str, ...]]] = {TOKENIZER: TEXT_TOKENIZER_FIELDS}
 
     @classmethod
     def load(cls, config: RetrievalConfig, cache: str) -> Data:
@@ -266,6 +269,6 @@ def _embedding(record: Record) -> np.ndarray:
 
 ONLY_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
     "sigmoid_bias": ("contrastive_loss", ("sigmoid",)),
-    "embedding_width": ("picture_encoder", ("cnn", "autoencoder")),
+    **WIDTH_ONLY_WITH,
 }
 """Fields that are read only if another field has one of these values."""

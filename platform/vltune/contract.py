@@ -109,8 +109,13 @@ class Family(torch.nn.Module, ABC):
     modules of that name, frozen, and their weights are not written into checkpoints."""
     part_assets: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Part (child module) -> assets that belong to it: ``init_from`` takes them along, a tokenizer with its encoder."""
+    asset_fields: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Asset -> fields that it is made by: they have no effect where ``init_from`` brings the asset."""
     relative: ClassVar[frozenset[str]] = frozenset()
     """Metrics of a sample that depend on the others of its split: of splits of unequal size they do not compare."""
+    rehearsed: ClassVar[bool] = True
+    """Whether a model is built once where the search is started, before any worker: what does not fit together is said
+    at once then. Not for models that may be larger than that machine's memory."""
     notes: tuple[str, ...] = ()
     """What the table must say about this very model, a line each."""
 

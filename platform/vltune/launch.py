@@ -17,7 +17,8 @@ from vltune.errors import BadInput, NotFound, lookup
 from vltune.screen import Screen, storage_flag
 
 if TYPE_CHECKING:
-    from vltune.contract import Search
+    from vltune.configuration import TrialConfig
+    from vltune.contract import Data, Search
     from vltune.ledger import Ledger, SearchRecord
     from vltune.search import Options
 
@@ -219,13 +220,16 @@ def _launch(
     if name is not None and name in {record.name for record in ledger.searches()}:
         raise BadInput(f"there is a run {name!r} already: take another --name, or `vltune resume {name}`.")
     library = PromotedModels(arguments.storage)
+    configs = [config.find_sources(library) for config in configs]
+    cache = str(arguments.storage.absolute() / "cache")
     for config in configs:
-        check_models(config.find_sources(library), found.family, str(arguments.storage.absolute() / "cache"))
+        check_models(config, found.family, pins=pins, cache=cache)
     data = arguments.data or _scenes(arguments.storage, screen)
     data = str(Path(data).expanduser().absolute())
     config = dataclasses.replace(example(found, pins=pins), data=data).find_sources(library)
-    opened = found.family.load(config, str(arguments.storage.absolute() / "cache"))
+    opened = found.family.load(config, cache)
     check_samples(configs, training=opened.splits["train"], data=data)
+    _rehearse(found, pins, [config, *(dataclasses.replace(other, data=data) for other in configs)], opened, cache)
     expected = pins.pop("data_hash", opened.hash)
     if expected != opened.hash:
         raise BadInput(
@@ -270,6 +274,33 @@ def _launch(
         created=time.time(),
     )
     return _drive(found, ledger, record, options, screen, fresh=True)
+
+
+def _rehearse(
+    found: "Search", pins: Mapping[str, Any], configs: "Sequence[TrialConfig]", opened: "Data", cache: str
+) -> None:
+    """Refuses a search of which nothing can be trained, or not with what a person set for all of it.
+
+    What fails in some rows only, through their own settings, is said in theirs.
+
+    Args:
+        found: the search.
+        pins: what was set.
+        configs: some that it would train, the first of them with the data ``opened``.
+        opened: the data of the first.
+        cache: folder of the caches.
+    """
+    from vltune.preflight import rehearse
+
+    failures = []
+    for config in dict.fromkeys(configs):
+        try:
+            return rehearse(config, found.family, found.family.load(config, cache) if failures else opened, cache=cache)
+        except BadInput as error:
+            failures.append(error)
+            if any(f"{key}=" in str(error) for key in pins):
+                break
+    raise failures[0]
 
 
 def _gpus() -> int:

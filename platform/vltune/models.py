@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vltune.checkpoints import MANIFEST, MODEL, Corrupt, read_tensors, tensor_names, verify, write_tensors
@@ -69,6 +70,21 @@ def read_model(folder: Path, families: Mapping[str, type[Family]], *, cache: str
     model = family(config.without_sources(), read_assets(folder, record), models)
     load_weights(model, read_tensors(folder / MODEL))
     return model.eval(), config
+
+
+def new_model(
+    family: type[Family], config: TrialConfig, assets: Assets, stands_on: Mapping[str, Family], *, cache: str
+) -> Family:
+    """A model with first weights: random ones of the configuration's seed, but for what comes from elsewhere.
+
+    Raises:
+        NotFound: a model that it starts from is not there.
+        BadInput: what was chosen does not fit together.
+    """
+    torch.manual_seed(config.seed)
+    model = family(config, assets, stands_on)
+    start_parts(model, config, cache=cache)
+    return model
 
 
 def model_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
@@ -226,9 +242,28 @@ def _check_part(at: str, part: str, names: Iterable[str]) -> None:
         raise BadInput(f"{at}: that model has no part {part!r}{nearest(part, parts)}")
 
 
-def notes_on_sources(config: TrialConfig, *, cache: str) -> list[str]:
+def overruled(family: type[Family], config: TrialConfig, *, cache: str) -> dict[str, tuple[str, Any]]:
+    """Fields without effect, because ``init_from`` brings what they would make: field -> (part, its value there).
+
+    Raises:
+        NotFound: a model is not there.
+    """
+    hashes, found = named(config, "source_hashes"), {}
+    for part in named(config, "init_from"):
+        theirs = read_record(shelved(cache, hashes.get(part, "")))["config"]
+        for asset in family.part_assets.get(part, ()):
+            for key in family.asset_fields.get(asset, ()):
+                if key in theirs and theirs[key] != getattr(config, key):
+                    found[key] = (part, theirs[key])
+    return found
+
+
+def notes_on_sources(family: type[Family], config: TrialConfig, *, cache: str) -> list[str]:
     """What the table must say of the promoted models that a trial starts from or stands on."""
-    notes = []
+    notes = [
+        f"{key} is {value!r}, as it came with {part}, not {getattr(config, key)!r}"
+        for key, (part, value) in overruled(family, config, cache=cache).items()
+    ]
     for name, content in named(config, "source_hashes").items():
         theirs = read_record(shelved(cache, content))["config"].get("data_hash", "")
         if theirs and config.data_hash and theirs != config.data_hash:

@@ -1,17 +1,32 @@
 """What can be known to fail before Ray starts and anything is written down: names, room, numbers of pictures."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
+import torch
+
+from vltune.batches import Head
 from vltune.cluster import wanted_gpus
 from vltune.configuration import TrialConfig
-from vltune.contract import Family
+from vltune.contract import Data, Family
 from vltune.errors import BadInput
-from vltune.models import assets_of_parts, check_parts, check_usable, folders_stood_on, read_record
+from vltune.models import (
+    assets_of_parts,
+    check_parts,
+    check_usable,
+    folders_stood_on,
+    new_model,
+    overruled,
+    read_record,
+    stood_on,
+)
 from vltune.space import SEARCH_NAME
 
 RESERVED = ("artifacts", "cache", "locks", "models", "scenes")
 """Folders of the storage that are no run's."""
 _FILES = ("ledger.db", "mlflow.db")
+_REHEARSED = 8
+"""Samples of a split that are enough to see whether a model runs at all."""
 
 
 def check_run_name(name: str) -> None:
@@ -52,22 +67,57 @@ def check_room(
             raise BadInput(f"batch_size={config.batch_size} is below one sample for each of {workers} workers.")
 
 
-def check_models(config: TrialConfig, family: type[Family], cache: str) -> None:
+def check_models(config: TrialConfig, family: type[Family], *, pins: Iterable[str], cache: str) -> None:
     """Checks that the promoted models which a trial needs are such that it can use them.
 
     Args:
         config: with the hashes that ``find_sources`` filled in.
         family: of the trial.
+        pins: fields that a person set.
         cache: folder of the caches.
 
     Raises:
         NotFound: a model is not there.
-        BadInput: it is of a family that cannot be used here, or has not the part or the assets that are wanted.
+        BadInput: it is of a family that cannot be used here, has not the part or the assets that are wanted, or brings
+            what a person set otherwise.
     """
     for name, folder in folders_stood_on(config, cache=cache).items():
         check_usable(family, config, name, read_record(folder)["family"])
     check_parts(config, cache=cache)
     assets_of_parts(family, config, cache=cache)
+    for key, (part, value) in overruled(family, config, cache=cache).items():
+        if key in pins:
+            raise BadInput(
+                f"{key}={getattr(config, key)!r} has no effect: {part} of init_from brings what was made with "
+                f"{key}={value!r}; leave {key} out."
+            )
+
+
+def rehearse(config: TrialConfig, family: type[Family], data: Data, *, cache: str) -> None:
+    """Builds a model as a worker will, and lets it predict a sample: what does not fit together is known then.
+
+    Args:
+        config: with the hashes that ``find_sources`` filled in.
+        family: of the trial.
+        data: what ``family.load`` made of the configuration.
+        cache: folder of the caches.
+
+    Raises:
+        BadInput: a setting does not fit the data, or a model that the trial starts from or stands on.
+    """
+    if not family.rehearsed:
+        return
+    few = dataclasses.replace(data, splits={n: Head(s, min(len(s), _REHEARSED)) for n, s in data.splits.items()})
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        stands_on = stood_on(family, config, cache=cache)
+        assets = family.prepare(config, data)
+        assets = {
+            **assets,
+            **family.prepare_with(stands_on, config, few),
+            **assets_of_parts(family, config, cache=cache),
+        }
+        model = new_model(family, config, assets, stands_on, cache=cache).eval()
+        model.predict(model.collate([few.splits["validation"][0]], None))
 
 
 def check_samples(configs: Iterable[TrialConfig], *, training: Sequence[object], data: str) -> None:

@@ -119,7 +119,7 @@ class _Fit:
             self.training = first(self.data.splits["train"], self.config.train_pictures)
             self.validation = self.data.splits["validation"]
             self.assets, self.model = self._build(committed or inherited)
-            self.notes += [*self.model.notes, *models.notes_on_sources(self.config, cache=runtime.cache)]
+            self.notes += [*self.model.notes, *models.notes_on_sources(trial.family, self.config, cache=runtime.cache)]
             self._keep_features()
         self.penalised = penalised_weights(self.model, self.config)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
@@ -153,16 +153,14 @@ class _Fit:
         family, config = self.trial.family, self.config
         cache, resident = self.runtime.cache, self.runtime.resident
         stands_on = models.stood_on(family, config, cache=cache, resident=resident)
-        torch.manual_seed(config.seed)  # only now: building what another trial has left here draws nothing
         if committed is None:
             assets: Assets = {
                 **family.prepare(config, self.data),
                 **family.prepare_with(stands_on, config, self.data),
                 **models.assets_of_parts(family, config, cache=cache),
             }
-            model = family(config, assets, stands_on)
-            models.start_parts(model, config, cache=cache)
-            return assets, model.to(self.runtime.device)
+            # The seed is set only now: building what another trial has left here draws nothing.
+            return assets, models.new_model(family, config, assets, stands_on, cache=cache).to(self.runtime.device)
         assets = models.read_assets(committed.folder, models.read_record(committed.folder))
         model = family(config.without_sources(), assets, stands_on)
         models.load_weights(model, checkpoints.read_tensors(committed.folder / checkpoints.MODEL))

@@ -22,9 +22,7 @@ def write_search(folder: Path) -> Path:
     """A person's search file: three members, three generations of two epochs."""
     head, _, _ = TOY.read_text().partition("def define(")
     tail = f"""
-from vltune.contract import (
-    Population,
-)
+from vltune.contract import Population
 
 
 def define(trial):

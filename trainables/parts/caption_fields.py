@@ -21,6 +21,8 @@ from vltune.configuration import in_range, one_of, only_with
 from vltune.contract import Batch, Direction, Draws, Loss, Record, Sample, Scores
 from vltune.errors import BadInput
 
+CAPTION_TOKENIZER_FIELDS = ("tokens", "min_word_count", "vocabulary_size")
+"""Fields that a vocabulary of captions is made by."""
 TOKENIZER = "tokenizer.json"
 """The asset that holds the vocabulary."""
 

@@ -14,7 +14,7 @@ from trainables.parts.crops import CROPS, crop_pixels, crop_positions, cut_crops
 from trainables.parts.dense import COLOURS, LAST, contrast, dense_features
 from trainables.parts.encoders import Encoder, check_picture_size
 from trainables.parts.masks import PicturePair
-from trainables.parts.picture_fields import PictureConfig, collate_pictures, shown_pictures, to_unit
+from trainables.parts.picture_fields import WIDTH_ONLY_WITH, PictureConfig, collate_pictures, shown_pictures, to_unit
 from trainables.parts.pictures import read_picture
 from vltune.configuration import in_range, one_of, only_with
 from vltune.contract import Batch, Draws, Loss, Record, Sample
@@ -65,7 +65,7 @@ class DenseConfig(PictureConfig):
         in_range(self, "crop_flip", 0, 1)
         in_range(self, "temperature", 0, above=True)
         in_range(self, "shown_matches", 1)
-        only_with(self, {"crop_flip": ("crop", ("flip",))})
+        only_with(self, {"crop_flip": ("crop", ("flip",)), **WIDTH_ONLY_WITH})
         if self.features != "grid":
             raise BadInput(f"features={self.features!r} has no positions to compare: leave features at 'grid'.")
         if self.epochs and (layer == COLOURS or not self.train_encoder):

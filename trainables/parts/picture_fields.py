@@ -200,6 +200,11 @@ def shown_pictures(batch: Batch, dtype: torch.dtype) -> Float[Tensor, "pictures 
     return augment(pictures, batch["augmentation"]) if "augmentation" in batch else pictures
 
 
+WIDTH_ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "embedding_width": ("picture_encoder", ("cnn", "autoencoder"))
+}
+"""For families in which nothing but the picture encoder has that width."""
+
 ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "cnn_width": ("picture_encoder", ("cnn",)),
     "cnn_extra_layers": ("picture_encoder", ("cnn",)),

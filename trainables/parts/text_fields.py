@@ -20,6 +20,8 @@ from vltune.errors import BadInput
 
 TEXT_MODEL = "text_model.json"
 """The asset that describes a pretrained text encoder, so that it can be built without its files."""
+TEXT_TOKENIZER_FIELDS = ("tokens", "min_word_count", "vocabulary_size", "stem_words", "clean_text")
+"""Fields that a vocabulary of texts is made by."""
 TextTokenizer = CaptionTokenizer | PretrainedTokenizer
 
 
@@ -70,6 +72,7 @@ class TextConfig(TrialConfig):
         if self.text_encoder == "transformer" and self.text_width % self.text_heads:
             raise BadInput(f"text_heads={self.text_heads} does not divide text_width={self.text_width}; change one.")
         only_with(self, ONLY_WITH)
+        only_with(self, dict.fromkeys(TEXT_TOKENIZER_FIELDS, ("text_encoder", _OWN)))
 
     @classmethod
     def with_absolute_paths(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +196,6 @@ LOWEST = {
 
 _OWN = ("lstm", "gru", "transformer", "mlp")
 ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
-    "tokens": ("text_encoder", _OWN),
     "min_word_count": ("tokens", ("words",)),
     "stem_words": ("tokens", ("words",)),
     "clean_text": ("tokens", ("words",)),
