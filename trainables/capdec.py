@@ -26,7 +26,6 @@ from trainables.parts.caption_fields import (
     summed_loss,
     token_records,
 )
-from trainables.parts.datasets import open_folder
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, write_captions
 from trainables.parts.embedder_fields import (
     EmbedderConfig,
@@ -36,6 +35,7 @@ from trainables.parts.embedder_fields import (
     promoted_hash,
     scaled,
 )
+from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.noise_fields import NoiseConfig, build_configured_noise, noise_keys
 from trainables.parts.pictures import read_picture
 from trainables.parts.prefix_fields import (
@@ -141,7 +141,7 @@ class Capdec(Family):
     def load(cls, config: CapdecConfig, cache: str) -> Data:
         """A folder of pictures with captions, whose training split is text alone: a sample for each caption."""
         size = configured_size(config, cache=cache)
-        opened = open_folder(config.data, picture_size=size, cache=cache, allow_leakage=config.allow_leakage)
+        opened = open_kept_folder(config.data, picture_size=size, cache=cache, allow_leakage=config.allow_leakage)
         train, notes = opened.splits["train"], [*opened.notes]
         if config.text_file:
             texts, cleaned = read_text_file(config.text_file, config.text_file_hash)

@@ -13,9 +13,9 @@ from torch import nn
 
 from trainables.parts.caption_fields import METRICS, TOKEN_METRICS, drawn_captions, score_records
 from trainables.parts.captioner_files import CAPTIONER, build_model, crops, picture_side, read_files, read_processor
-from trainables.parts.datasets import open_folder
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
 from trainables.parts.hub import hub_folder, hub_source
+from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.lora import add_adapters, is_adapter, unreached
 from trainables.parts.pictures import read_picture
 from trainables.parts.vision_language import IGNORED, Captioner, ask, caption_tokens, read, write
@@ -120,7 +120,7 @@ class Pretrained(Family):
         """A folder of pictures with captions, at the size that the model's processor resizes to."""
         # A search has filled it in: data can be opened again where the model's files are gone.
         size = config.picture_size or picture_side(read_processor(read_files(hub_folder(config.captioner_model))), 0)
-        return open_folder(config.data, picture_size=size, cache=cache, allow_leakage=config.allow_leakage)
+        return open_kept_folder(config.data, picture_size=size, cache=cache, allow_leakage=config.allow_leakage)
 
     @classmethod
     def prepare(cls, config: PretrainedConfig, data: Data) -> Assets:  # noqa: ARG003 - nothing is fitted

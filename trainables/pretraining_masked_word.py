@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainables.parts.caption_fields import TOKENIZER, drawn_captions
-from trainables.parts.datasets import open_folder
+from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.masking import WRITTEN_MASK, fill, mask_places, read_written_masks
 from trainables.parts.metrics import token_metrics
 from trainables.parts.pretraining import check_learns
@@ -91,7 +91,7 @@ class MaskedWord(Family):
     @classmethod
     def load(cls, config: MaskedWordConfig, cache: str) -> Data:
         """A folder of pictures with captions; the pictures are not looked at."""
-        return open_folder(config.data, picture_size=SHOWN_SIZE, cache=cache, allow_leakage=config.allow_leakage)
+        return open_kept_folder(config.data, picture_size=SHOWN_SIZE, cache=cache, allow_leakage=config.allow_leakage)
 
     @classmethod
     def prepare(cls, config: MaskedWordConfig, data: Data) -> Assets:

@@ -12,7 +12,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from trainables.parts.augmentation import AUGMENTATIONS, IMPROVED, augment, draw_augmentation
-from trainables.parts.datasets import open_folder
 from trainables.parts.encoders import (
     ACTIVATIONS,
     ENCODERS,
@@ -23,6 +22,7 @@ from trainables.parts.encoders import (
     freeze,
     weights_file,
 )
+from trainables.parts.kept_folders import open_kept_folder
 from vltune.checkpoints import hash_tensors
 from vltune.configuration import Library, TrialConfig, in_range, one_of, only_with
 from vltune.contract import Batch, Data, Draws, Features, Sample, fingerprint
@@ -118,7 +118,7 @@ class PictureConfig(TrialConfig):
 def open_pictures(config: PictureConfig, cache: str) -> Data:
     """A folder of pictures with captions. Its splits do not depend on the seed: all trials share them."""
     size, leakage = config.picture_size, config.allow_leakage
-    return open_folder(config.data, picture_size=size, cache=cache, allow_leakage=leakage)
+    return open_kept_folder(config.data, picture_size=size, cache=cache, allow_leakage=leakage)
 
 
 def build_picture_encoder(config: PictureConfig) -> Encoder:
