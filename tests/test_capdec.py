@@ -4,8 +4,8 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,18 @@ SMALL: dict[str, Any] = {
 every_noise = pytest.mark.parametrize("noise", NOISES)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WordsConfig(LineConfig):
+    picture_size: int = SIZE
+
+
 class Words(Line):
     """A promoted embedder as others see it: texts are sums of fixed vectors, pictures those of a text and a gap."""
 
     def __init__(self, *, gap: float = 0.0) -> None:
         super().__init__(LineConfig(), {})
         self.scale, self.dropout, self.asked = nn.Parameter(torch.ones(())), nn.Dropout(0.5), 0
-        self.width, self.config = WIDTH, SimpleNamespace(picture_size=SIZE)  # type: ignore[assignment]
+        self.width, self.config = WIDTH, WordsConfig()
         self.gap = gap * normalize(torch.ones(WIDTH), dim=0)
         self.requires_grad_(requires_grad=False)
 

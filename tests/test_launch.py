@@ -51,8 +51,8 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
 
     monkeypatch.setattr(driver, "run", enter)
 
-    def run(*argv: object) -> int:
-        return main([argv[0], "--storage", str(tmp_path / "runs"), *map(str, argv[1:])])  # type: ignore[list-item]
+    def run(command: str, *argv: object) -> int:
+        return main([command, "--storage", str(tmp_path / "runs"), *map(str, argv)])
 
     return run
 

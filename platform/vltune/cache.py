@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from io import RawIOBase
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 import pyarrow as pa
@@ -199,6 +199,6 @@ class _Summed(RawIOBase):
     def tell(self) -> int:
         return self._file.tell()
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         self.crc32 = zlib.crc32(data, self.crc32)
         return self._file.write(data)

@@ -2,17 +2,23 @@
 
 import pytest
 import torch
-from torch import nn
 
 from trainables.parts.autoencoder import PictureDecoder, autoencoder_layers
-from trainables.parts.encoders import build_encoder
+from trainables.parts.encoders import Encoder, build_encoder
 from trainables.parts.picture_vectors import count_positions, side_by_side
 from vltune.errors import BadInput
 
 
-def encoder(**changes: object) -> nn.Module:
-    fields = {"weights": "none", "picture_size": 96, "features": "grid", "cnn_width": 4, "cnn_extra_layers": 0}
-    return build_encoder("autoencoder", **{**fields, "cnn_activation": "relu", **changes})  # type: ignore[arg-type]
+def encoder(*, features: str = "grid") -> Encoder:
+    return build_encoder(
+        "autoencoder",
+        weights="none",
+        picture_size=96,
+        features=features,
+        cnn_width=4,
+        cnn_extra_layers=0,
+        cnn_activation="relu",
+    )
 
 
 @torch.no_grad()
@@ -54,12 +60,12 @@ def test_positions_that_are_no_square_are_refused() -> None:
 def test_positions_are_counted_without_a_trace() -> None:
     model = encoder().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert count_positions(model, picture_size=96) == 9  # type: ignore[arg-type]
-    assert count_positions(model, picture_size=70) == 9  # type: ignore[arg-type]
+    assert count_positions(model, picture_size=96) == 9
+    assert count_positions(model, picture_size=70) == 9
     assert model.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(before[name], tensor)
-    assert count_positions(encoder(features="pooled"), picture_size=96) == 1  # type: ignore[arg-type]
+    assert count_positions(encoder(features="pooled"), picture_size=96) == 1
 
 
 def test_vectors_lie_side_by_side_in_order() -> None:

@@ -1,8 +1,10 @@
 """Classifiers from their widths."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.parts.classifier import build_classifier, read_widths
 from vltune.errors import BadInput
@@ -22,12 +24,12 @@ def test_what_is_no_list_of_widths(text: str) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("activation", "function"), [("relu", torch.relu), ("tanh", torch.tanh)])
-def test_it_is_linear_layers_with_activations_between(activation: str, function: object) -> None:
+def test_it_is_linear_layers_with_activations_between(activation: str, function: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     classifier = build_classifier(6, widths=(5, 4, 2), activation=activation, dropout=0.5).eval()
     first, second, last = (layer for layer in classifier if isinstance(layer, nn.Linear))
     given = torch.randn(3, 6)
-    hidden = function(second(function(first(given))))  # type: ignore[operator]
+    hidden = function(second(function(first(given))))
     torch.testing.assert_close(classifier(given), last(hidden))
 
 

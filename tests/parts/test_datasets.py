@@ -242,7 +242,7 @@ def test_a_stored_sample_is_a_sample(tmp_path: Path) -> None:
     stored = _open(_flickr(tmp_path / "d", list(range(10))), tmp_path).splits["train"][0]
     assert [f.name for f in dataclasses.fields(stored)] == ["id", "picture", "captions", "features"]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        stored.id = "other"  # type: ignore[misc]
+        setattr(stored, "id", "other")  # noqa: B010 - as a statement, no type checker lets it pass
     for copy in (dataclasses.replace(stored, captions=("else",)), pickle.loads(pickle.dumps(stored))):
         assert copy.id == stored.id
         np.testing.assert_array_equal(copy.picture, stored.picture)

@@ -1,6 +1,7 @@
 """Dense features of every encoder, which layers learn, and the loss against a slow computation."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ from vltune.errors import BadInput
 torch.set_num_threads(1)
 
 
-def encoder(name: str = "cnn", **changes: object) -> Encoder:
+def encoder(name: str = "cnn", **changes: Any) -> Encoder:
     torch.manual_seed(0)
-    settings = {"weights": "none", "picture_size": 32, "features": "grid", "cnn_width": 4, "cnn_extra_layers": 0}
-    settings |= {"cnn_activation": "relu", "embedding_width": 8}
-    return build_encoder(name, **settings | changes).eval()  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"weights": "none", "picture_size": 32, "features": "grid", "cnn_width": 4}
+    settings |= {"cnn_extra_layers": 0, "cnn_activation": "relu", "embedding_width": 8}
+    return build_encoder(name, **settings | changes).eval()
 
 
 def pictures(count: int = 2, size: int = 32) -> torch.Tensor:

@@ -22,9 +22,11 @@ def split(*captions: tuple[str, ...]) -> list[Sample]:
     return [Sample(f"p{i}", picture, texts) for i, texts in enumerate(captions)]
 
 
-def draw(pool: CaptionPool, captions: tuple[str, ...], seed: int = 0, **settings: float) -> tuple[str, ...]:
-    fields = {"own": captions, "hard_share": 0.0, "candidates": 20, **settings}
-    return pool.draw(captions, np.random.default_rng(seed), **fields)  # type: ignore[arg-type]
+def draw(
+    pool: CaptionPool, captions: tuple[str, ...], seed: int = 0, *, hard_share: float = 0.0, candidates: int = 20
+) -> tuple[str, ...]:
+    generator = np.random.default_rng(seed)
+    return pool.draw(captions, generator, own=captions, hard_share=hard_share, candidates=candidates)
 
 
 def plain(text: str) -> list[str]:

@@ -61,7 +61,8 @@ def principal_components(
     else:
         values, vectors = torch.linalg.eigh(both @ both.mT)
         found = vectors[..., -count:] * values[:, None, -count:].clamp(min=0).sqrt()
-    return tuple(found.flip(2).float().split((source.shape[1], target.shape[1]), 1))  # type: ignore[return-value]
+    found = found.flip(2).float()
+    return found[:, : source.shape[1]], found[:, source.shape[1] :]
 
 
 def match(

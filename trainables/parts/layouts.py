@@ -105,7 +105,8 @@ def _read_karpathy(root: Path, file: Path, report: Report) -> Listing:
         where = f"{file}: images[{number}]"
         name, split, sentences = (_get(image, key) for key in ("filename", "split", "sentences"))
         texts = [_get(sentence, "raw") for sentence in sentences] if isinstance(sentences, list) else [None]
-        if not isinstance(name, str) or split not in splits or not all(isinstance(text, str) for text in texts):
+        captions = [text for text in texts if isinstance(text, str)]
+        if not isinstance(name, str) or split not in splits or len(captions) < len(texts):
             rule = f"needs 'filename', 'split' (one of {', '.join(splits)}) and 'sentences' with 'raw'"
             report(Finding("broken", where, f"{where}: {rule}; get the file again."))
             continue
@@ -125,7 +126,7 @@ def _read_karpathy(root: Path, file: Path, report: Report) -> Listing:
             # The lists name the files of 2014; those of 2017 are the same pictures under shorter names.
             newer = (root / f"{part}2017" / f"{coco:012d}.jpg" for part in ("train", "val"))
             path = next((candidate for candidate in newer if candidate.is_file()), path)
-        entries.append(Entry(identity, path, splits[split], cleaner.clean(texts)))  # type: ignore[arg-type]
+        entries.append(Entry(identity, path, splits[split], cleaner.clean(captions)))
     name = _get(tree, "dataset")
     notes = [*cleaner.notes(), f"splits as {file.name} gives them."]
     return Listing(name if isinstance(name, str) and name else file.stem, entries, notes)
