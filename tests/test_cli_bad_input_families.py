@@ -136,6 +136,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "text model nowhere": ((*_TEXTS, "text_model=./no"), 3, "text_model='./no' is neither a folder"),
     "text model a GPT-2": ((*_TEXTS, "text_model={w}/gpt2"), 2, "a 'gpt2' is no text encoder such as BERT"),
     "text model no model": ((*_TEXTS, "text_model={w}/empty"), 2, "text_model='{w}/empty': {w}/empty holds no"),
+    "captioner model empty": (("pretrained_captioners", "captioner_model="), 2, "captioner_model='' is missing"),
     "captioner model nowhere": (("pretrained_captioners", "captioner_model=./no"), 3, "captioner_model='./no' is"),
     "captioner model a GPT-2": (("pretrained_captioners", "captioner_model={w}/gpt2"), 2, "type 'gpt2', which writes"),
     "lora rank": (("pretrained_captioners", "finetune=lora", "lora_rank=0"), 2, "lora_rank=0 is out of range"),

@@ -122,7 +122,7 @@ def test_a_fixed_field_that_a_pin_replaces_is_noted_in_a_row() -> None:
 
 def test_a_row_must_say_everything() -> None:
     row = {k: v for k, v in ROWS["Transformer"].items() if k != "heads"}
-    with pytest.raises(BadInput, match=r"search 'small', row 'x': row 'x' does not say 'heads'; .*--set heads=VALUE"):
+    with pytest.raises(BadInput, match=r"search 'small', row 'x': it does not say 'heads'; .*--set heads=VALUE"):
         resolve(_search(rows={"x": row}), _study().ask(), row=row)
     # The flipped branch asks for what the row never needed: a pin is the way out.
     with pytest.raises(BadInput, match="does not say 'heads'"):
@@ -341,7 +341,7 @@ def _failing(trial: Any) -> SmallConfig:
         ({"rows": {"a\nb": ROWS["GRU"]}}, "the row name"),
         ({"rows": {"x": {**ROWS["GRU"], "drop": 0.1}}}, "row 'x': unknown key 'drop'.*did you mean 'dropout'"),
         ({"rows": {"x": {**ROWS["GRU"], "heads": 2}}}, "row 'x': 'heads' is not asked with the row's other values"),
-        ({"rows": {"x": {"decoder": "gru"}}}, "row 'x' does not say '(learning_rate|dropout)'"),
+        ({"rows": {"x": {"decoder": "gru"}}}, "row 'x': it does not say '(learning_rate|dropout)'"),
         ({"rows": {"x": {**ROWS["GRU"], "objective": "val_loss"}}}, "says objective='val_loss', but .* after 'cider'"),
         ({"define": lambda t: SmallConfig(objective="score"), "rows": {}}, "says objective='score', but"),
         ({"rows": {"x": {**ROWS["GRU"], "epochs": -1}}}, "row 'x': epochs=-1 is out of range"),

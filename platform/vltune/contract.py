@@ -234,7 +234,8 @@ ENGINE_METRICS: Mapping[str, Direction] = MappingProxyType(
     dict.fromkeys(("parameters", "trainable_parameters", "training_seconds", "latency_ms", "peak_memory_mb"), "min")
 )
 """What the engine measures of every trial and a search may have among its objectives. ``latency_ms`` needs
-``measure_latency``."""
+``measure_latency``. ``peak_memory_mb`` without a GPU is that of the worker's process, with the models that stay in it
+for later trials: ``--isolate`` measures each trial alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,7 +195,7 @@ class PinnedTrial:
                 self.searched[name] = value
             return value
         if self.strict or self.trial is None:
-            who = f"row {self.row_name!r}" if self.row_name else "the record"
+            who = "it" if self.row_name else "the record"  # the row's name stands before, with the search's
             raise BadInput(f"{who} does not say {name!r}; add it there, or pin it with --set {name}=VALUE.")
         self.searched[name] = _ask(self.trial, parameter)
         return self.searched[name]

@@ -70,10 +70,15 @@ def test_pickled_weights_are_not_loaded_even_if_asked(tmp_path: Path) -> None:
         load_foreign(AutoModel, folder)
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "", "../up"])
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "../up"])
 def test_a_path_that_is_no_folder_is_not_asked_of_the_hub(name: str) -> None:
     with pytest.raises(NotFound, match="is neither a folder nor a model's name on the hub"):
         hub_folder(name)
+
+
+def test_a_name_that_is_missing_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="'' is missing: give a model's name"):
+        hub_folder("")
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

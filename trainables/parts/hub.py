@@ -39,6 +39,8 @@ def hub_folder(name_or_folder: str) -> Path:
     path = Path(name_or_folder).expanduser()
     if name_or_folder and path.is_dir():
         return _checked(path.absolute(), name_or_folder)
+    if not name_or_folder:
+        raise BadInput("'' is missing: give a model's name on the hub (OWNER/NAME), or its folder.")
     if not _NAME.fullmatch(name_or_folder):
         raise NotFound(f"{name_or_folder!r} is neither a folder nor a model's name on the hub (OWNER/NAME); check it.")
     package, folder = _BUNDLED.get(name_or_folder, ("", ""))

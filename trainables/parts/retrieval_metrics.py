@@ -23,7 +23,9 @@ RETRIEVAL_METRICS: dict[str, Direction] = {
     "val_loss": "min",
     "modality_gap": "min",
 }
-"""What is measured, and which way is better."""
+"""What is measured, and which way is better. As everywhere in the field, the right texts of a picture are those that
+were written for it: equal words that were written for another picture are wrong, so repeated captions cap recall.
+"""
 
 _AT_ONCE = 8_000_000
 """Similarities that lie in memory at the same time."""
