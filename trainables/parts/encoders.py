@@ -1,7 +1,6 @@
 """Picture encoders behind one interface: pictures in, a vector for each position (or one for all of them) out."""
 
 import functools
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,14 +17,13 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from trainables.parts.autoencoder import AUTOENCODER_WIDTHS, autoencoder_layers
+from trainables.parts.encoder_weights import HEAD, load_encoder_weights
 from trainables.parts.imagenet import imagenet_file
-from trainables.parts.vision_transformer import own_name, vision_transformer
+from trainables.parts.vision_transformer import vision_transformer
 from vltune.checkpoints import read_foreign_weights, sha256
 from vltune.errors import BadInput, NotFound, lookup
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HEAD = ("fc", "classifier", "heads", "avgpool", "dropout", "AuxLogits")
-"""What torchvision's models have behind their features."""
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -167,7 +165,7 @@ def build_encoder(
         gradient_checkpointing=gradient_checkpointing,
     )
     if file is not None:
-        _load(encoder, read_foreign_weights(file), name=name, file=file)
+        load_encoder_weights(encoder, read_foreign_weights(file), name=name, file=file)
     return encoder
 
 
@@ -324,34 +322,6 @@ def _weights_file(name: str, weights: str) -> tuple[Path | None, str]:
     if not file.is_file():
         raise NotFound(f"weights={weights!r} is no file: use none, imagenet or the path of a state dict.")
     return file, ""
-
-
-def _load(encoder: Encoder, state: dict[str, Tensor], *, name: str, file: Path) -> None:
-    """Loads a state dict with torchvision's names, or with our own, less the classification head.
-
-    Raises:
-        BadInput: a name or a shape differs.
-    """
-    given = {_modern(key).removeprefix("body."): value for key, value in state.items() if key.split(".")[0] not in HEAD}
-    wanted = {key.removeprefix("body."): (key, value) for key, value in encoder.state_dict().items()}
-    # Older files lack BatchNorm's number of batches, which nothing here reads.
-    required = {key for key in wanted if not key.endswith("num_batches_tracked")}
-    for key in [*given, *sorted(required)]:
-        there, here = given.get(key), wanted.get(key, (None, None))[1]
-        if there is None or here is None or there.shape != here.shape:
-            in_file = "missing" if there is None else f"of shape {tuple(there.shape)}"
-            in_encoder = "unknown" if here is None else f"of shape {tuple(here.shape)}"
-            also = " with this cnn_width, cnn_extra_layers and embedding_width" if name == "cnn" else ""
-            raise BadInput(
-                f"{file} seems not to hold weights of the picture_encoder {name}{also}: "
-                f"{key} is {in_file} in the file and {in_encoder} in the encoder."
-            )
-    encoder.load_state_dict({wanted[key][0]: value for key, value in given.items()}, strict=False)
-
-
-def _modern(key: str) -> str:
-    """The name of a weight as it is here: torchvision's DenseNet files still say ``norm.1`` for ``norm1``."""
-    return own_name(re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key))
 
 
 @dataclass(frozen=True, kw_only=True)
