@@ -37,7 +37,7 @@ LAYERS = (
         "screen",
     },
     {"space", "grid", "train", "figures", "console"},
-    {"cluster", "session", "ledger", "study", "tracking", "registry", "sender", "library"},
+    {"cluster", "session", "ledger", "study", "tracking", "registry", "sender", "library", "study_plots"},
     {"summary", "tuning"},
     {"generations"},
     {"events", "stopping"},
@@ -52,7 +52,7 @@ CONTRACT = {"vltune.errors", "vltune.configuration", "vltune.contract"}
 OWNERS = {
     "ray": {"vltune.cluster", "vltune.session", "vltune.tuning", "vltune.search"},
     "mlflow": {"vltune.tracking", "vltune.registry"},
-    "optuna": {"vltune.ledger", "vltune.study"},
+    "optuna": {"vltune.ledger", "vltune.study", "vltune.study_plots"},
     "sqlalchemy": {"vltune.ledger"},
     "matplotlib": {"vltune.figures"},
     "rich": {"vltune.console"},

@@ -198,6 +198,7 @@ def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "")
         remarks: what its note says beside the table, in Markdown.
     """
     from vltune.figures import learning_curves, metric_against_parameters, pareto_fronts, table_picture
+    from vltune.study_plots import study_page
 
     record, folder = ledger.search(run), storage.absolute() / run / "comparison"
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,6 +222,8 @@ def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "")
         )
     if record.further_objectives and sum(bool(row.metrics) for row in rows.values()) > 1:
         figures["pareto"] = pareto_fronts(list(rows.values()), record.directions)
+    if page := study_page(ledger.url, run, objectives=record.directions):
+        (folder / "study.html").write_text(page, encoding="utf-8")
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
     return _payload(ledger, record, shown, folder, remarks)
