@@ -13,7 +13,17 @@ from search_spaces import SEARCHES
 from vltune.configuration import TrialConfig
 from vltune.contract import Direction, Family, Search
 from vltune.errors import BadInput, NotFound
-from vltune.space import PinnedTrial, check, describe, example, load_search, parse_pins, record_pins, resolve
+from vltune.space import (
+    PinnedTrial,
+    check,
+    describe,
+    example,
+    load_search,
+    parse_pins,
+    record_pins,
+    resolve,
+    whole_rows,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +139,16 @@ def test_a_row_must_say_everything() -> None:
         resolve(_search(), None, row=ROWS["GRU"], pins={"decoder": "transformer"})
     pins = {"decoder": "transformer", "heads": 2, "layers": 1}
     assert resolve(_search(), None, row=ROWS["GRU"], pins=pins).config.fields()["heads"] == 2
+
+
+def test_rows_that_a_constant_breaks_are_no_rows_of_the_narrowed_search() -> None:
+    kept, left_out = whole_rows(_search(rows=ROWS), {"decoder": "transformer"})
+    assert (list(kept), left_out) == (["Transformer"], ["GRU"])
+    assert kept["Transformer"] is ROWS["Transformer"]
+    assert whole_rows(_search(rows=ROWS), {"dropout": 0.1}) == (ROWS, [])
+    assert whole_rows(_search(rows=ROWS), {"decoder": "transformer", "heads": 2, "layers": 1}) == (ROWS, [])
+    # One that lacks something whatever is set is the author's slip: it stays, and is refused.
+    assert whole_rows(_search(rows={"x": {"decoder": "gru"}}), {"epochs": 2})[1] == []
 
 
 def test_a_record_replays_to_the_same_configuration() -> None:

@@ -36,7 +36,8 @@ def search(arguments: Namespace, screen: Screen) -> int:
     """Runs a search."""
     from search_spaces import SEARCHES
     from vltune.objectives import with_objectives
-    from vltune.space import load_search, parse_pins
+    from vltune.parameters import plain_text
+    from vltune.space import load_search, parse_pins, whole_rows
 
     found = load_search(arguments.search, SEARCHES)
     if found.population is not None and arguments.trials is not None:
@@ -51,7 +52,11 @@ def search(arguments: Namespace, screen: Screen) -> int:
         if found.further_objectives and arguments.pruner is None and found.pruner != "none":
             remark = f"with several objectives nothing is pruned: the search's own pruner {found.pruner} is off"
             found = dataclasses.replace(found, pruner="none")
-    rows = dict(list(found.rows.items())[: found.num_trials])
+    rows, left_out = whole_rows(found, pins)
+    if left_out:
+        given = ", ".join(f"{key}={plain_text(value)}" for key, value in pins.items())
+        remark = "; ".join(filter(None, [remark, f"rows that do not fit {given} are left out: {', '.join(left_out)}"]))
+    rows = dict(list(rows.items())[: found.num_trials])
     return _launch(
         found, arguments, screen, space=arguments.search, name=arguments.name, pins=pins, rows=rows, remark=remark
     )

@@ -196,9 +196,13 @@ class PinnedTrial:
             return value
         if self.strict or self.trial is None:
             who = "it" if self.row_name else "the record"  # the row's name stands before, with the search's
-            raise BadInput(f"{who} does not say {name!r}; add it there, or pin it with --set {name}=VALUE.")
+            raise Incomplete(f"{who} does not say {name!r}; add it there, or pin it with --set {name}=VALUE.")
         self.searched[name] = _ask(self.trial, parameter)
         return self.searched[name]
+
+
+class Incomplete(BadInput):
+    """A row or a record lacks what ``define`` asks for."""
 
 
 class RandomTrial:

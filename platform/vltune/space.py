@@ -18,7 +18,7 @@ from vltune.configuration import Library, TrialConfig, unchecked
 from vltune.contract import ENGINE_METRICS, Direction, Population, Search
 from vltune.errors import BadInput, NotFound, nearest
 from vltune.objectives import check_objectives, directions_of
-from vltune.parameters import Asked, Parameter, PinnedTrial, Plain, RandomTrial, plain_text
+from vltune.parameters import Asked, Incomplete, Parameter, PinnedTrial, Plain, RandomTrial, plain_text
 from vltune.population import check_population
 from vltune.search_files import load_module, said, where
 from vltune.strategies import PRUNERS, SAMPLERS
@@ -106,6 +106,27 @@ def example(search: Search, *, pins: Mapping[str, Any] | None = None) -> TrialCo
     proxy = PinnedTrial(RandomTrial(0), pins=pins, row=search.rows.get(name))
     with _at(search, name):
         return _resolved(search, proxy, {}).config
+
+
+def whole_rows(search: Search, pins: Mapping[str, Any]) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
+    """The rows of a search that say all that they are asked for when constants are set, and the names of the others.
+
+    A constant may open a branch that a row does not have: with ``noise=student_t``, one of gaussian noise lacks
+    ``noise_df``. It is no row of the narrowed search then.
+    """
+    left_out = [n for n, row in search.rows.items() if _lacks(search, row, pins) and not _lacks(search, row, {})]
+    return {name: row for name, row in search.rows.items() if name not in left_out}, left_out
+
+
+def _lacks(search: Search, row: Mapping[str, Any], pins: Mapping[str, Any]) -> bool:
+    try:
+        with unchecked():
+            search.define(PinnedTrial(None, pins=pins, row=row))
+    except Incomplete:
+        return True
+    except Exception:  # noqa: BLE001 - whatever else is wrong is said where all of the search is checked
+        return False
+    return False
 
 
 def record_pins(search: Search, record: Mapping[str, Any]) -> dict[str, Any]:
