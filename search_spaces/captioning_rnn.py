@@ -1,9 +1,10 @@
 """Does an LSTM or a GRU with attention caption better on frozen features of a large CNN?
 
 The rows reproduce the recurrent columns of the CNN-RNN study's comparison (Flickr8k, Flickr30k or COCO): LSTM and GRU
-with additive attention over the grid of a frozen Inception-V3, ten epochs, teacher forcing, Adam. The search goes on
-over DenseNet-121 and the widths. Published captioners of this kind stay far below the study's CIDEr of 1.2 on Flickr8k:
-compare the two decoders, not the level.
+with additive attention over the grid of a frozen Inception-V3, ten epochs, teacher forcing, Adam. The study's third
+column, BLIP, is a row of ``pretrained_captioners`` with the same metrics: ``vltune compare captioning_rnn
+pretrained_captioners`` sets them side by side. The search goes on over DenseNet-121 and the widths. Published
+captioners of this kind stay far below the study's CIDEr of 1.2 on Flickr8k: compare the decoders, not the level.
 """
 
 from typing import Any

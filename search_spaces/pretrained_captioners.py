@@ -75,6 +75,8 @@ SEARCH = Search(
     columns=(
         "cider",
         "bleu_1",
+        "bleu_2",
+        "bleu_3",
         "bleu_4",
         "rouge_l",
         "parameters",

@@ -14,14 +14,14 @@ from vltune.contract import Search
 
 
 def define(trial: Any) -> MaskedWordConfig:
-    """The study's LSTM, and how it is trained."""
+    """The study's LSTM or another text encoder, and how it is trained."""
     return MaskedWordConfig(
         epochs=20,
         batch_size=32,
         optimizer=trial.suggest_categorical("optimizer", ("adam", "adamw")),
         learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
         weight_decay=trial.suggest_categorical("weight_decay", (0.0, 1e-4, 1e-2)),
-        text_encoder="lstm",
+        text_encoder=trial.suggest_categorical("text_encoder", ("lstm", "gru", "transformer")),
         word_width=256,
         text_width=512,
         text_layers=1,
@@ -31,7 +31,14 @@ def define(trial: Any) -> MaskedWordConfig:
     )
 
 
-_ROW = {"optimizer": "adam", "learning_rate": 3e-3, "weight_decay": 0.0, "text_dropout": 0.0, "mask_share": 0.0}
+_ROW = {
+    "text_encoder": "lstm",
+    "optimizer": "adam",
+    "learning_rate": 3e-3,
+    "weight_decay": 0.0,
+    "text_dropout": 0.0,
+    "mask_share": 0.0,
+}
 
 SEARCH = Search(
     name="pretraining_masked_word",

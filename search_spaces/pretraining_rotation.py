@@ -15,14 +15,14 @@ from vltune.contract import Search
 
 
 def define(trial: Any) -> RotationConfig:
-    """The study's CNN, and how it is trained."""
+    """The study's CNN or a smaller one, and how it is trained."""
     return RotationConfig(
         epochs=20,
         batch_size=32,
         optimizer=trial.suggest_categorical("optimizer", ("adam", "adamw")),
         learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
         weight_decay=trial.suggest_categorical("weight_decay", (0.0, 1e-4, 1e-2)),
-        picture_encoder="resnet18",
+        picture_encoder=trial.suggest_categorical("picture_encoder", ("resnet18", "cnn")),
         features="pooled",
         rotation_degrees="-60,-30,0,30,60",
         rotations_per_picture=trial.suggest_categorical("rotations_per_picture", (0, 1)),
@@ -31,6 +31,7 @@ def define(trial: Any) -> RotationConfig:
 
 
 _ROW = {
+    "picture_encoder": "resnet18",
     "optimizer": "adam",
     "learning_rate": 1e-3,
     "weight_decay": 0.0,

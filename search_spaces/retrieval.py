@@ -19,6 +19,11 @@ def define(trial: Any) -> RetrievalConfig:
     if text_encoder == "transformer":
         text_layers = trial.suggest_int("text_layers", 1, 4)
 
+    picture_encoder = trial.suggest_categorical("picture_encoder", ("cnn", "resnet18", "efficientnet_b0"))
+    settings: dict[str, Any] = {}
+    if picture_encoder == "cnn":
+        settings["cnn_width"] = trial.suggest_categorical("cnn_width", (32, 64))
+
     contrastive_loss = trial.suggest_categorical("contrastive_loss", ("infonce", "sigmoid"))
     sigmoid_bias = -4.0
     if contrastive_loss == "sigmoid":
@@ -30,9 +35,8 @@ def define(trial: Any) -> RetrievalConfig:
         optimizer="adamw",
         learning_rate=trial.suggest_float("learning_rate", 1e-5, 5e-1, log=True),
         weight_decay=trial.suggest_categorical("weight_decay", (0.0, 1e-4, 1e-3, 1e-2)),
-        picture_encoder="cnn",
-        cnn_width=trial.suggest_categorical("cnn_width", (32, 64)),
-        cnn_batch_norm=True,
+        ema_decay=trial.suggest_categorical("ema_decay", (0.0, 0.99)),
+        picture_encoder=picture_encoder,
         text_encoder=text_encoder,
         text_layers=text_layers,
         text_dropout=trial.suggest_float("text_dropout", 0.0, 0.3),
@@ -42,10 +46,13 @@ def define(trial: Any) -> RetrievalConfig:
         temperature=trial.suggest_float("temperature", 0.01, 0.2, log=True),
         learn_temperature=trial.suggest_categorical("learn_temperature", (False, True)),
         captions_per_picture=trial.suggest_int("captions_per_picture", 1, 5),
+        **settings,
     )
 
 
 _ROW = {
+    "picture_encoder": "cnn",
+    "ema_decay": 0.0,
     "text_encoder": "transformer",
     "text_layers": 1,
     "text_dropout": 0.1,

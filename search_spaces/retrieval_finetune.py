@@ -2,8 +2,8 @@
 
 The rows reproduce the fine-tuning table of the image-text study: one run from scratch, and two that fine-tune for three
 epochs with a learning rate of 1e-5, with and without weight decay. The study names no networks; ours are a ResNet-50
-with ImageNet weights and the sentence encoder all-MiniLM-L6-v2. The search goes on over learning rate, temperature,
-and what of the two learns. Encoders of one's own come in with ``--set weights=none --set
+with ImageNet weights and the sentence encoder all-MiniLM-L6-v2. The search goes on over picture encoders, learning
+rate, temperature, and what of the two learns. Encoders of one's own come in with ``--set weights=none --set
 init_from=picture_encoder=NAME@champion`` and the fields that their model was trained with.
 """
 
@@ -18,12 +18,14 @@ def define(trial: Any) -> RetrievalConfig:
     text_encoder = trial.suggest_categorical("text_encoder", ("pretrained", "transformer"))
     pretrained = text_encoder == "pretrained"
     text_model, train_text_encoder, weights, train_encoder = "", True, "none", True
+    init_from = trial.suggest_categorical("init_from", ("",))
     if pretrained:
         # One choice each: not searched, but asked, so that `--set` can name others.
         text_model = trial.suggest_categorical("text_model", ("all-MiniLM-L6-v2",))
         weights = trial.suggest_categorical("weights", ("imagenet",))
         train_text_encoder = trial.suggest_categorical("train_text_encoder", (True, False))
-        train_encoder = trial.suggest_categorical("train_encoder", (True, False))
+        if weights != "none" or "picture_encoder=" in init_from:  # one with random weights has to learn
+            train_encoder = trial.suggest_categorical("train_encoder", (True, False))
 
     return RetrievalConfig(
         epochs=trial.suggest_categorical("epochs", (3, 5, 8)),
@@ -32,7 +34,10 @@ def define(trial: Any) -> RetrievalConfig:
         learning_rate=trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
         weight_decay=trial.suggest_categorical("weight_decay", (0.0, 1e-4, 1e-3)),
         picture_size=224,
-        picture_encoder="resnet50",
+        init_from=init_from,
+        picture_encoder=trial.suggest_categorical(
+            "picture_encoder", ("resnet50", "efficientnet_b0", "vit_b_16", "convnext_tiny")
+        ),
         weights=weights,
         train_encoder=train_encoder,
         text_encoder=text_encoder,
@@ -45,7 +50,14 @@ def define(trial: Any) -> RetrievalConfig:
     )
 
 
-_ROW = {"temperature": 0.1, "learn_temperature": False, "projection_width": 256, "captions_per_picture": 1}
+_ROW = {
+    "init_from": "",
+    "picture_encoder": "resnet50",
+    "temperature": 0.1,
+    "learn_temperature": False,
+    "projection_width": 256,
+    "captions_per_picture": 1,
+}
 _FINE_TUNED = {
     **_ROW,
     "text_encoder": "pretrained",

@@ -6,7 +6,7 @@ import pytest
 
 from search_spaces import SEARCHES
 from trainables.capdec import CapdecConfig
-from vltune.space import check, resolve
+from vltune.space import check, resolve, whole_rows
 
 
 def _row(name: str, row: str, **pins: Any) -> dict[str, Any]:
@@ -56,6 +56,29 @@ def test_directed_rows_change_one_setting_each() -> None:
         "noise_threshold": [0.75, 0.8, 0.85, 0.9],
     }
     assert _row("capdec_directed", "100 candidates")["noise_threshold"] == 0.7
+
+
+def test_a_warm_start_goes_on_from_what_the_noise_search_promotes() -> None:
+    """As it is built there, or the weights would not fit."""
+    cold, warm = (_row("capdec_warm_start", row) for row in ("from scratch", "pretrained"))
+    assert (cold["init_from"], warm["init_from"].count("capdec_noise@champion")) == ("", 2)
+    theirs = _row("capdec_noise", SEARCHES["capdec_noise"].base_row)
+    free = {"init_from", "learning_rate"}
+    assert {k for k, v in warm.items() if v != theirs[k]} <= free
+    assert {k for k, v in cold.items() if v != theirs[k]} <= free
+
+
+def test_decoder_rows_are_capdecs_two_ways_with_gpt2_and_small_decoders() -> None:
+    keys = ("decoder", "language_model", "train_language_model", "mapper")
+    assert [tuple(_row("capdec_decoder", row)[k] for k in keys) for row in SEARCHES["capdec_decoder"].rows] == [
+        ("gpt2", "gpt2", True, "mlp"),
+        ("gpt2", "gpt2", False, "transformer"),
+        ("transformer", "", True, "mlp"),
+        ("gru", "", True, "mlp"),
+    ]
+    kept, left_out = whole_rows(SEARCHES["capdec_decoder"], {"decoder": "transformer"})
+    assert [*kept] == ["small Transformer", "GRU"]
+    assert len(left_out) == 2
 
 
 @pytest.mark.parametrize("name", ["capdec_noise", "capdec_architecture", "capdec_directed"])

@@ -195,7 +195,10 @@ def attempt(
         said = capsys.readouterr()
         assert said.out == ""
         *remarks, line = said.err.splitlines()
-        assert all(remark.startswith(("no --data was given", "data: ")) for remark in remarks), said.err
+        assert all(
+            remark.startswith(("no --data was given", "data: ", "decoding pictures", "reading pictures"))
+            for remark in remarks
+        ), said.err
         assert line.startswith("error: ")
         assert "Traceback" not in said.err
         assert not (storage / "ledger.db").exists() or not Ledger.of(storage).searches()
@@ -379,6 +382,10 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "rerun never configured": (("rerun", "broken-000", *FILLED), 2, "was never configured"),
     # models
     "promote unknown": (("promote", "doen", *FILLED), 3, "did you mean 'done'"),
+    "promote other data": (("promote", "done", "elsewhere", *FILLED), 2, "are on different data"),
+    "promote metric": (("promote", "done", "--by", "cidre", *FILLED), 3, "did you mean 'cider'"),
+    "promote trial and metric": (("promote", "done", "--trial", "done-000", "--by", "cider", *FILLED), 2, "give one"),
+    "promote trial of runs": (("promote", "done", "going", "--trial", "done-000", *FILLED), 2, "its run alone"),
     "promote blank": (("promote", "blank", *FILLED), 2, "nothing to promote"),
     "promote running": (("promote", "going", "--trial", "going-000", *FILLED), 2, "going-000 is running"),
     "promote failed": (("promote", "broken", "--trial", "broken-000", *FILLED), 2, "broken-000 is failed"),

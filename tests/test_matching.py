@@ -197,7 +197,7 @@ def test_sources_are_pictures_and_texts(tmp_path: Path) -> None:
     read = model.read([a, "a dog runs", b, "two dogs."])
     assert [(s.id, s.captions) for s in read] == [(a, ("a dog runs", "two dogs.")), (b, ("a dog runs", "two dogs."))]
     assert all(s.picture is not None and s.picture.shape == (16, 16, 3) for s in read)
-    for sources, missing in (([a], "text"), (["a dog"], "picture"), ([], "picture")):
+    for sources, missing in (([a], "text"), ([a, "", " "], "text"), (["a dog"], "picture"), ([], "picture")):
         with pytest.raises(BadInput, match=f"a {missing} is missing"):
             model.read(sources)
     with pytest.raises(NotFound, match=r"gone\.png"):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from search_spaces import SEARCHES
-from vltune.space import resolve
+from vltune.space import check, resolve
 
 
 def table(name: str, *keys: str, **pins: Any) -> list[tuple[Any, ...]]:
@@ -32,6 +32,13 @@ def test_fine_tuned_rows_are_the_studys() -> None:
         ("pretrained", "imagenet", 1e-5, 1e-3, 3, 0.1),
         ("pretrained", "imagenet", 1e-5, 0.0, 3, 0.1),
     ]
+
+
+def test_an_encoder_with_random_weights_learns() -> None:
+    search = SEARCHES["retrieval_finetune"]
+    assert all(config.fields()["train_encoder"] for config in check(search, pins={"weights": "none"}))
+    own = {"weights": "none", "init_from": "picture_encoder=rotation@champion"}
+    assert {config.fields()["train_encoder"] for config in check(search, pins=own)} == {False, True}
 
 
 def test_ones_own_encoders_come_in_by_name() -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from vltune.contract import EpochReport
-from vltune.errors import BadInput
+from vltune.errors import BadInput, NotFound
 from vltune.ledger import Ledger, SearchRecord
+from vltune.promotion import winner
 from vltune.summary import table
 
 CAPTIONS = {"cider": "max", "val_loss": "min", "bleu_4": "max"}
@@ -99,3 +100,13 @@ def test_the_test_split_stands_beside_validation_and_orders_nothing(ledger: Ledg
 def test_a_trial_without_test_scores_has_empty_cells(ledger: Ledger) -> None:
     shown = table(ledger, ["written"], tested={})
     assert shown.column("test_cider") == [None, None]
+
+
+def test_the_winner_is_the_best_of_all_runs(ledger: Ledger) -> None:
+    assert winner(ledger, ["seen", "written"]) == ("written", "written-000")
+    assert winner(ledger, ["written", "seen"], by="bleu_4") == ("seen", "seen-000")
+    assert winner(ledger, ["seen"]) == ("seen", "seen-000")
+    with pytest.raises(BadInput, match="seen' is after cider and 'found' after mean_recall: say with --by"):
+        winner(ledger, ["seen", "found"])
+    with pytest.raises(NotFound, match="unknown metric of found 'cider'"):
+        winner(ledger, ["seen", "found"], by="cider")

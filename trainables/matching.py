@@ -225,7 +225,7 @@ class Matching(Family):
         """Pictures, each with all texts: what ends like a picture's name is one, everything else is a text."""
         pictures = [source for source in sources if Path(source).suffix.lower() in SUFFIXES]
         texts = tuple(source for source in sources if source not in pictures)
-        if not pictures or not texts:
+        if not pictures or not texts or not all(text.strip() for text in texts):
             missing = "text" if pictures else "picture"
             raise BadInput(f"a {missing} is missing: give pictures and texts, such as a.jpg 'a dog runs'.")
         return [Sample(p, read_picture(p, size=self.config.picture_size), texts) for p in pictures]

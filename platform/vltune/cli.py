@@ -139,9 +139,10 @@ def _parser() -> _Parser:
     promote = add(
         "promote",
         "score the best model on the test split and register it",
-        "vltune promote quickstart --as champion",
+        "vltune promote quickstart --as champion; the best of several: vltune promote captioning capdec --by cider",
     )
-    promote.add_argument("run", metavar="RUNNAME")
+    promote.add_argument("runs", metavar="RUNNAME", nargs="+", help="of several runs, the best trial of all")
+    promote.add_argument("--by", metavar="METRIC", help="what the best is best in (default: the runs' objective)")
     promote.add_argument("--trial", metavar="UID", help="this trial instead of the best one")
     promote.add_argument("--as", dest="alias", default="champion", metavar="ALIAS", help="default: champion")
     promote.add_argument("--model", metavar="NAME", help="name of the registered model (default: the search's)")

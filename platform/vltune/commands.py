@@ -179,12 +179,21 @@ def _tested(arguments: Namespace, ledger: "Ledger", screen: Screen) -> dict[str,
 
 def promote(arguments: Namespace, screen: Screen) -> int:
     """Scores a model on the test split and makes it a version of a registered model."""
+    from vltune.ledger import Ledger
     from vltune.promotion import promote as promote_trial
+    from vltune.promotion import winner
 
+    if arguments.trial and arguments.by:
+        raise BadInput("--trial and --by both say which trial: give one of them.")
+    run, uid = arguments.runs[0], arguments.trial
+    if not uid:
+        run, uid = winner(Ledger.existing(arguments.storage), arguments.runs, by=arguments.by or "")
+    elif len(arguments.runs) > 1:
+        raise BadInput("--trial needs its run alone: leave the other runs out.")
     model, found = promote_trial(
         arguments.storage,
-        arguments.run,
-        uid=arguments.trial,
+        run,
+        uid=uid,
         name=arguments.model,
         alias=arguments.alias,
         data=arguments.data,

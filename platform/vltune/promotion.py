@@ -1,5 +1,6 @@
 """From a finished trial to a registered model, and from a registered model to predictions."""
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -73,6 +74,46 @@ def promote(
         },
     )
     return model, found
+
+
+def winner(ledger: Ledger, runs: Sequence[str], *, by: str = "") -> tuple[str, str]:
+    """The run and the uid of the best finished trial of several runs on the same data.
+
+    Args:
+        ledger: where the runs are.
+        runs: their names.
+        by: metric that decides; empty: the objective that they share.
+
+    Raises:
+        NotFound: there is no such run, or it does not measure that.
+        BadInput: the runs are on different data, or after different objectives; no trial has finished.
+    """
+    records = [ledger.search(run) for run in runs]
+    first = records[0]
+    for other in records[1:]:
+        if other.data_hash != first.data_hash:
+            raise BadInput(f"the runs {first.name!r} and {other.name!r} are on different data: take one of them.")
+        if not by and other.objective != first.objective:
+            raise BadInput(
+                f"the run {first.name!r} is after {first.objective} and {other.name!r} after {other.objective}: say "
+                "with --by which metric decides."
+            )
+    metric = by or first.objective
+    if len(records) == 1 and metric == first.objective:
+        return first.name, best_trial(ledger, first.name).uid
+    found = []
+    for record in records:
+        direction = lookup(record.metrics, metric, f"metric of {record.name}")
+        for trial in ledger.trials(record.name):
+            best = best_report(ledger.epochs(trial.uid)) if trial.state == "finished" else None
+            value = best.metrics.get(metric, math.nan) if best else math.nan
+            if math.isfinite(value):
+                found.append((-value if direction == "max" else value, len(found), record.name, trial.uid))
+    if not found:
+        raise BadInput(
+            f"no trial of {', '.join(runs)} has finished with a finite {metric}: there is nothing to promote."
+        )
+    return min(found)[2:]
 
 
 def score_trial(

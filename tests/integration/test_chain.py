@@ -1,5 +1,6 @@
 """The commands of docs/chain.md, word for word, on real pictures: each step starts from what was promoted before."""
 
+import json
 import os
 import re
 import shlex
@@ -24,6 +25,8 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 
+COMPARED = ("captioning", "capdec_noise", "decoding")
+
 
 @pytest.mark.shared_data
 def test_the_chain_on_flickr8k(shared_data: Path, tmp_path: Path) -> None:
@@ -35,7 +38,8 @@ def test_the_chain_on_flickr8k(shared_data: Path, tmp_path: Path) -> None:
         assert code == 0, (command, said(tmp_path))
         shown[words[1] + " " + words[2] if len(words) > 2 else words[1]] = out
     storage = tmp_path / "runs"
-    ledger, registry = Ledger.existing(storage), Registry(Tracker(storage))
+    ledger, tracker = Ledger.existing(storage), Tracker(storage)
+    registry = Registry(tracker)
 
     def hashes(run_name: str) -> dict[str, str]:
         trial = next(t for t in ledger.trials(run_name) if t.state == "finished")
@@ -53,7 +57,19 @@ def test_the_chain_on_flickr8k(shared_data: Path, tmp_path: Path) -> None:
     found = [line.split() for line in shown["predict retrieval@champion"].splitlines()[1:]]
     assert [float(similarity) for similarity, _ in found] == sorted((float(s) for s, _ in found), reverse=True)
     assert len(found) == 3
-    assert "family" in shown["compare captioning"]
+    compared = json.loads(run("compare", *COMPARED, "--sort", "cider", "--json", cwd=tmp_path)[1])["rows"]
+    assert {row["run"] for row in compared} == {*COMPARED}
+    best = next(model for model in registry.models() if model.name == "flickr8k")
+    assert (best.trial_uid, best.run) == (compared[0]["uid"], compared[0]["run"]), "the winner is promoted"
+    for name in (*COMPARED, "pretraining_rotation", "retrieval"):
+        record = ledger.search(name)
+        parent = tracker.find_parent(record.uid, search=record.search)
+        assert parent
+        for trial in ledger.trials(name):
+            found_run = tracker.find_run(trial.uid, parent=parent)
+            assert found_run
+            state = tracker.client.get_run(found_run).data.tags["vltune.state"]
+            assert state == trial.state, trial.uid
     assert ".jpg: " in shown["predict flickr8k@champion"]
     rotated = ledger.epochs(ledger.trials("pretraining_rotation")[0].uid)
     assert max(report.metrics["accuracy"] for report in rotated) > 0.3, "chance is 0.2"

@@ -61,6 +61,11 @@ def test_student_t_has_its_degrees_of_freedom(df: float) -> None:
     assert stats.kstest(added, stats.t(df, scale=0.32).cdf).pvalue < 0.01
 
 
+def test_student_t_can_be_normalised_whatever_its_tails() -> None:
+    moved = student_t(torch.zeros(2000, 256), keys(2000), noise_std=1.0, noise_df=0.5).embeddings
+    assert torch.nn.functional.normalize(moved, dim=1).isfinite().all()
+
+
 def test_student_t_has_heavy_tails_and_no_infinite_values() -> None:
     added = differences(student_t, noise_std=1.0, noise_df=3.0)
     assert np.isfinite(added).all()

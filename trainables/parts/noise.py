@@ -76,7 +76,7 @@ def student_t(
         keys: a number for each text, which decides its draws.
         noise_std: what the numbers are multiplied by, at least 0. It is a scale: the standard deviation is
             sqrt(df / (df - 2)) times as large, and infinite up to two degrees of freedom.
-        noise_df: degrees of freedom, above 0; many come close to ``gaussian``.
+        noise_df: degrees of freedom, at least 0.5; many come close to ``gaussian``.
     """
 
     def draw(*shape: int, generator: torch.Generator, device: torch.device) -> Tensor:

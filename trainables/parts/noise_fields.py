@@ -21,7 +21,7 @@ class NoiseConfig(TrialConfig):
     noise_radius: float = 1.0
     """``uniform_ball``: radius of the ball. At least 0."""
     noise_df: float = 5.0
-    """``student_t``: degrees of freedom; few make heavy tails. Above 0."""
+    """``student_t``: degrees of freedom; few make heavy tails. At least 0.5: single precision holds no heavier ones."""
     noise_epsilon: float = 0.05
     """``gradient``: length of the step. At least 0."""
     noise_candidates: int = 100
@@ -36,8 +36,8 @@ class NoiseConfig(TrialConfig):
         one_of(self, "noise", NOISES)
         for key, low in {"noise_std": 0, "noise_radius": 0, "noise_epsilon": 0, "noise_candidates": 1}.items():
             in_range(self, key, low)
-        for key in ("noise_df", "noise_beta"):
-            in_range(self, key, 0, above=True)
+        in_range(self, "noise_beta", 0, above=True)
+        in_range(self, "noise_df", 0.5)
         in_range(self, "noise_threshold", 0, 1, below=True)
         only_with(self, NOISE_READ_WITH)
 
