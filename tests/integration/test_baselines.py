@@ -15,6 +15,8 @@ import tiny_captioners
 import torch
 
 from trainables import FAMILIES
+from trainables.parts.datasets import open_folder
+from trainables.parts.masks import PicturePair, intersections_over_unions
 from trainables.parts.metrics import score_captions
 from trainables.parts.scenes import write_scenes
 from vltune.contract import Data, Family, Sample
@@ -25,7 +27,7 @@ from vltune.train import Trial, evaluate, fit
 
 pytestmark = [pytest.mark.integration, pytest.mark.proof, pytest.mark.timeout(1800)]
 
-SEEDS = (0,)
+SEEDS = (0, 1, 2)
 PICTURES: dict[str, Any] = {"picture_size": 48, "cnn_width": 16, "cnn_batch_norm": True, "embedding_width": 128}
 every_seed = pytest.mark.parametrize("seed", SEEDS)
 
@@ -69,7 +71,7 @@ def cider(captions: Sequence[str], samples: Sequence[Sample]) -> float:
 
 
 def retrieval(storage: Path, seed: int) -> Path:
-    fields = {**PICTURES, "objective": "mean_recall", "epochs": 12, "batch_size": 32, "learning_rate": 2e-3}
+    fields = {**PICTURES, "objective": "mean_recall", "epochs": 8, "batch_size": 32, "learning_rate": 2e-3}
     return train(storage, "retrieval", seed, **fields, captions_per_picture=3, text_width=128, projection_width=128)
 
 
@@ -97,7 +99,7 @@ def test_captions_learned_from_texts_alone_beat_the_most_frequent_one(storage: P
         noise_std=0.03,
         correct_offset=True,
         objective="cider",
-        epochs=6,
+        epochs=4,
         batch_size=64,
         learning_rate=2e-3,
         min_word_count=1,
@@ -157,6 +159,29 @@ def test_correspondences_are_nearer_than_a_guess(storage: Path, seed: int) -> No
     assert metrics["crop_error_mean"] < 0.5 * 46
 
 
+def mean_iou(pairs: Sequence[Sample], label_maps: Sequence[np.ndarray]) -> float:
+    """What the family would score if it told these labels of the first pictures."""
+    means = []
+    for pair, told in zip(pairs, label_maps, strict=True):
+        assert isinstance(pair, PicturePair)
+        assert pair.labels is not None
+        assert pair.other_labels is not None
+        shared = {0} | {*np.unique(pair.labels).tolist()} & {*np.unique(pair.other_labels).tolist()}
+        means.append(np.mean([*intersections_over_unions(told, pair.labels, shared).values()]))
+    return float(np.mean(means))
+
+
+@every_seed
+def test_labels_carried_along_correspondences_beat_those_of_the_same_place(storage: Path, seed: int) -> None:
+    fields = {**PICTURES, "crop": "zoom", "epochs": 3, "batch_size": 32, "learning_rate": 2e-3}
+    folder = train(storage, "correspondence_transfer", seed, **fields, objective="mean_iou", train_pictures=300)
+    _, data, metrics = test_scores(storage, folder)
+    pairs = [data.splits["test"][i] for i in range(len(data.splits["test"]))]
+    in_place = [pair.other_labels for pair in pairs if isinstance(pair, PicturePair) and pair.other_labels is not None]
+    nothing = [np.zeros_like(labels) for labels in in_place]
+    assert metrics["mean_iou"] > max(mean_iou(pairs, in_place), mean_iou(pairs, nothing)) + 0.1
+
+
 @every_seed
 def test_a_beam_beats_captions_drawn_at_random(storage: Path, seed: int) -> None:
     fields = {**PICTURES, "min_word_count": 1, "max_tokens": 24, "hidden_width": 128, "attention_width": 128}
@@ -173,19 +198,19 @@ def test_a_beam_beats_captions_drawn_at_random(storage: Path, seed: int) -> None
 @every_seed
 def test_a_foreign_captioner_learns_the_scenes(storage: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small ViT with a GPT-2 behind it, of random weights; what is downloaded learns in the same way."""
-    cache = str(storage / "cache")
-    data = FAMILIES["captioning"].load(FAMILIES["captioning"].Config(data=str(storage / "scenes"), **PICTURES), cache)
+    data = open_folder(str(storage / "scenes"), picture_size=48, cache=str(storage / "cache"))
     folder = storage / f"vit_gpt2-{seed}"
     if not folder.exists():
-        size = {"hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 4, "initializer_range": 0.02}
+        size = {"hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 4}
         monkeypatch.setattr(tiny_captioners, "SIZE", 48)
+        monkeypatch.setattr(tiny_captioners, "SPREAD", 0.02)
         monkeypatch.setattr(tiny_captioners, "VISION", {**tiny_captioners.VISION, **size, "image_size": 48})
         monkeypatch.setattr(tiny_captioners, "TEXT", {**tiny_captioners.TEXT, **size})
         monkeypatch.setattr(tiny_captioners, "SENTENCES", [t for s in data.splits["train"] for t in s.captions])
         torch.manual_seed(seed)
         tiny_captioners.KINDS["vit_gpt2"](folder)
-    fields = {"captioner_model": str(folder), "finetune": "full", "epochs": 20, "batch_size": 16, "max_tokens": 24}
-    fields |= {"learning_rate": 3e-3, "objective": "cider", "captions_per_picture": 5}
+    fields = {"captioner_model": str(folder), "finetune": "full", "epochs": 8, "batch_size": 16, "max_tokens": 24}
+    fields |= {"learning_rate": 1e-3, "objective": "cider", "captions_per_picture": 5}
     _, _, metrics = test_scores(storage, train(storage, "pretrained", seed, **fields))
     test = data.splits["test"]
-    assert metrics["cider"] > cider([most_frequent(data)] * len(test), [test[i] for i in range(len(test))]) + 0.2
+    assert metrics["cider"] > cider([most_frequent(data)] * len(test), [test[i] for i in range(len(test))]) + 0.5

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from trainables.parts.datasets import open_folder
 from trainables.parts.inspection import validate_folder
@@ -129,6 +130,33 @@ def test_big_things_are_bigger(scenes: Path) -> None:
             kind = "big" if size in ("big", "large") else "small"
             areas[kind].append(int((np.abs(picture - np.array(COLOURS[colour])).max(2) < 30).sum()))
     assert np.percentile(areas["big"], 20) > np.percentile(areas["small"], 80)
+
+
+@pytest.mark.parametrize("folder", ["train2017", "val2017"])
+def test_masks_lie_where_the_colours_are_and_name_what_the_captions_name(scenes: Path, folder: str) -> None:
+    coco = COCO(str(scenes / "annotations" / f"instances_{folder}.json"))
+    told = {i["cocoid"]: _composition(i)[1] for i in _images(scenes) if i["filepath"] == folder}
+    assert coco.imgs.keys() == told.keys()
+    overlaps = []
+    for identity, image in coco.imgs.items():
+        picture = np.asarray(Image.open(scenes / folder / image["file_name"])).astype(int)
+        things = coco.imgToAnns[identity]
+        names = [coco.cats[thing["category_id"]]["name"] for thing in things]
+        assert {tuple(name.split()) for name in names} == told[identity]
+        for thing, name in zip(things, names, strict=True):
+            mask = coco.annToMask(thing) > 0
+            assert mask.sum() == pytest.approx(thing["area"], rel=0.1)
+            rows, columns = np.nonzero(mask)
+            x, y, width, height = thing["bbox"]
+            assert (x + width / 2, y + height / 2) == pytest.approx(
+                ((columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2), abs=1
+            )
+            seen = np.abs(picture - np.array(COLOURS[name.split()[0]])).max(2) < 60
+            near = np.zeros_like(seen)  # backgrounds and other things may be of a similar colour
+            near[max(0, rows.min() - 2) : rows.max() + 3, max(0, columns.min() - 2) : columns.max() + 3] = True
+            overlaps.append((mask & seen).sum() / (mask | seen & near).sum())
+    assert np.median(overlaps) > 0.92
+    assert np.percentile(overlaps, 5) > 0.8
 
 
 def test_only_its_own_folder_is_left_as_it_is(tmp_path: Path) -> None:

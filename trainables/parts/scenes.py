@@ -1,4 +1,4 @@
-"""Generated pictures of coloured shapes with five compositional captions each, written as a COCO folder."""
+"""Generated pictures of coloured shapes with five compositional captions and masks each, written as a COCO folder."""
 
 import colorsys
 import json
@@ -8,13 +8,14 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vltune.contract import BadInput
+from vltune.errors import BadInput
 
 _COLOURS = {
     "red": (212, 36, 36),
@@ -29,8 +30,10 @@ _GROUNDS = {"white": (236, 236, 232), "grey": (146, 148, 150), "black": (34, 34,
 _SHAPES = ("circle", "square", "triangle", "star", "cross")
 _SIZES = {"big": (0.155, 0.18), "small": (0.09, 0.105)}
 _SYNONYMS = {"big": ("big", "large"), "small": ("small", "little")}
+_CATEGORIES: dict[tuple[str, str], int] = {kind: number for number, kind in enumerate(product(_COLOURS, _SHAPES), 1)}
 _OVERSAMPLING = 3
-_VERSION = 1
+_CIRCLE_CORNERS = 32
+_VERSION = 2
 _MARK = "scenes.json"
 
 
@@ -63,8 +66,8 @@ def write_scenes(path: str, *, pictures: int = 1600, seed: int = 0, picture_size
     """Writes a data set of scenes in COCO's layout, with Karpathy's splits: 75 % train, 12.5 % validation and test.
 
     Two or three shapes lie beside or above each other. The splits share no composition: no set of (colour, shape)
-    pairs in the same arrangement. Equal arguments give equal bytes. A folder that this call wrote before is left as
-    it is.
+    pairs in the same arrangement. Each pair is a category of the instance masks, which are polygons. Equal arguments
+    give equal bytes. A folder that this call wrote before is left as it is.
 
     Args:
         path: folder to write; it must not exist, be empty, or come from the same call.
@@ -109,7 +112,7 @@ def _is_written(root: Path, mark: str) -> bool:
             return False
         if (root / _MARK).read_text(encoding="utf-8") == mark:
             return True
-        rule = "holds scenes of another seed, number or size"
+        rule = "holds scenes of another seed, number or size, or of another version of vltune"
     except OSError:
         rule = "is not empty"
     raise BadInput(f"{root}: {rule}; choose another folder, or remove this one.")
@@ -121,6 +124,7 @@ def _write(root: Path, pictures: int, seed: int, picture_size: int) -> None:
     splits = _share_out(scenes, rng)
     images: dict[str, list[dict[str, Any]]] = {"train2017": [], "val2017": []}
     annotations: dict[str, list[dict[str, Any]]] = {"train2017": [], "val2017": []}
+    instances: dict[str, list[dict[str, Any]]] = {"train2017": [], "val2017": []}
     karpathy = []
     sentence_id = 0
     for folder in images:
@@ -128,7 +132,12 @@ def _write(root: Path, pictures: int, seed: int, picture_size: int) -> None:
     for number, (scene, split) in enumerate(zip(scenes, splits, strict=True)):
         identity, folder = number + 1, "train2017" if split == "train" else "val2017"
         name = f"{identity:012d}.jpg"
-        _paint(scene, picture_size, rng).save(root / folder / name, quality=92)
+        picture, outlines = _paint(scene, picture_size, rng)
+        picture.save(root / folder / name, quality=92)
+        instances[folder] += [
+            _instance(thing, outline, identity=10 * identity + place, picture=identity, picture_size=picture_size)
+            for place, (thing, outline) in enumerate(zip(scene.things, outlines, strict=True))
+        ]
         images[folder].append({"id": identity, "file_name": name, "width": picture_size, "height": picture_size})
         sentences = []
         for caption in _describe(scene, rng):
@@ -142,7 +151,35 @@ def _write(root: Path, pictures: int, seed: int, picture_size: int) -> None:
     for folder in images:
         tree = {"info": {"description": "scenes"}, "images": images[folder], "annotations": annotations[folder]}
         (root / "annotations" / f"captions_{folder}.json").write_text(json.dumps(tree), encoding="utf-8")
+        tree |= {"annotations": instances[folder], "categories": _categories()}
+        (root / "annotations" / f"instances_{folder}.json").write_text(json.dumps(tree), encoding="utf-8")
     (root / "dataset_coco.json").write_text(json.dumps({"images": karpathy, "dataset": "scenes"}), encoding="utf-8")
+
+
+def _categories() -> list[dict[str, Any]]:
+    return [
+        {"id": number, "name": f"{colour} {shape}", "supercategory": shape}
+        for (colour, shape), number in _CATEGORIES.items()
+    ]
+
+
+def _instance(
+    thing: _Thing, outline: Sequence[tuple[float, float]], *, identity: int, picture: int, picture_size: int
+) -> dict[str, Any]:
+    """COCO's annotation of a thing, whose outline is given in pixels of the large picture."""
+    # There the centre of a pixel is a whole number; COCO counts from the corner of the first pixel.
+    corners = ((np.array(outline) + 0.5) / _OVERSAMPLING).clip(0, picture_size).round(2)
+    x, y = corners.T
+    low, high = corners.min(0), corners.max(0)
+    return {
+        "id": identity,
+        "image_id": picture,
+        "category_id": _CATEGORIES[thing.kind],
+        "segmentation": [corners.ravel().tolist()],
+        "area": round(float(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2, 2),
+        "bbox": [*low.tolist(), *(high - low).round(2).tolist()],
+        "iscrowd": 0,
+    }
 
 
 def _draw_scene(rng: np.random.Generator) -> _Scene:
@@ -173,7 +210,9 @@ def _share_out(scenes: Sequence[_Scene], rng: np.random.Generator) -> list[str]:
     return splits
 
 
-def _paint(scene: _Scene, size: int, rng: np.random.Generator) -> Image.Image:
+def _paint(scene: _Scene, size: int, rng: np.random.Generator) -> tuple[Image.Image, list[list[tuple[float, float]]]]:
+    """The picture, and the outline of each thing in pixels of a picture that is ``_OVERSAMPLING`` times as large."""
+    outlines = []
     side = size * _OVERSAMPLING
     image = Image.fromarray(_ground(scene.ground, size, rng)).resize((side, side), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(image)
@@ -185,13 +224,14 @@ def _paint(scene: _Scene, size: int, rng: np.random.Generator) -> Image.Image:
         colour = _shaded(_COLOURS[thing.colour], rng)
         radius = rng.uniform(*_SIZES[thing.size]) * side * (1.0 if len(scene.things) == 2 else 0.8)
         turn = rng.uniform(-0.2, 0.2)
+        outlines.append(_outline(thing.shape, x * side, y * side, radius, turn))
         if thing.shape == "circle":
             draw.ellipse((x * side - radius, y * side - radius, x * side + radius, y * side + radius), fill=colour)
         else:
-            draw.polygon(_outline(thing.shape, x * side, y * side, radius, turn), fill=colour)
+            draw.polygon(outlines[-1], fill=colour)
     small = np.asarray(image.reduce(_OVERSAMPLING)).astype(np.float32)
     noisy = small + rng.normal(0, 3, small.shape).astype(np.float32)
-    return Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8))
+    return Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8)), outlines
 
 
 def _ground(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -215,7 +255,9 @@ def _shaded(colour: tuple[int, int, int], rng: np.random.Generator) -> tuple[int
 
 def _outline(shape: str, x: float, y: float, radius: float, turn: float) -> list[tuple[float, float]]:
     """Corners of a shape of about the area of a circle with that radius."""
-    if shape == "square":
+    if shape == "circle":
+        corners = [(radius, i * 2 * math.pi / _CIRCLE_CORNERS) for i in range(_CIRCLE_CORNERS)]
+    elif shape == "square":
         corners = [(1.25 * radius, math.pi / 4 + i * math.pi / 2) for i in range(4)]
     elif shape == "triangle":
         corners = [(1.4 * radius, -math.pi / 2 + i * 2 * math.pi / 3) for i in range(3)]
