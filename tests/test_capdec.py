@@ -22,8 +22,11 @@ from trainables.parts.caption_fields import TOKENIZER
 from trainables.parts.decoders import DECODERS
 from trainables.parts.noise import NOISES, cosine_directed
 from trainables.parts.text import CaptionTokenizer
+from vltune.checkpoints import seal
 from vltune.contract import Data, Draws, Sample
 from vltune.errors import BadInput, NotFound
+from vltune.library import PromotedModels
+from vltune.models import assets_of_parts, new_model, write_model
 
 torch.set_num_threads(1)
 COLOURS, THINGS = ("red", "green", "blue", "white"), ("dog", "cat", "ball")
@@ -378,6 +381,47 @@ def test_a_clip_and_a_gpt2_from_folders(folders: dict[str, str], *, trained: boo
     assert ours is not None
     assert theirs is not None
     assert ours.key() == theirs.key()
+
+
+def test_a_gpt2_and_its_mapper_start_with_the_weights_of_another_model(folders: dict[str, str], tmp_path: Path) -> None:
+    fields = {"embedder": folders["clip"], "decoder": "gpt2", "language_model": folders["gpt2"], "max_tokens": 12}
+    fields |= {"prefix_length": 4, "noise": "none", "dropout": 0.0}
+    data = Data("", "", {"train": texts()})
+    shown = [
+        Sample(f"p{i}", np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8), (caption(i),))
+        for i in range(4)
+    ]
+
+    def new(**changes: Any) -> Capdec:
+        config = CapdecConfig.from_fields(fields | changes).find_sources(PromotedModels(tmp_path))
+        cache = str(tmp_path / "cache")
+        assets = {**Capdec.prepare(config, data), **assets_of_parts(Capdec, config, cache=cache)}
+        model = new_model(Capdec, config, assets, {}, cache=cache)
+        assert isinstance(model, Capdec)
+        return model.eval()
+
+    first = new(seed=1)
+    with torch.no_grad():  # as if it had learnt
+        for parameter in (*first.mapper.parameters(), *first.decoder.parameters()):
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    assets = Capdec.prepare(first.config, data)
+    (tmp_path / "first").mkdir()
+    record = {"family": "capdec", "config": first.config.fields(), "assets": [*assets]}
+    write_model(tmp_path / "first", first, record=record, assets=assets)
+    seal(tmp_path / "first")
+
+    started = new(init_from=f"mapper={tmp_path / 'first'},decoder={tmp_path / 'first'}")
+    expected, found = ({n: t for n, t in m.state_dict().items() if m.is_stored(n)} for m in (first, started))
+    assert {name.partition(".")[0] for name in found} == {"mapper", "decoder"}
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    records, others = ([m.predict(m.collate(shown, None)) for m in some] for some in ((first, started), (new(),)))
+    assert [r["caption"] for r in records[0]] == [r["caption"] for r in records[1]]
+    assert [r["nll"] for r in records[0]] == [r["nll"] for r in records[1]] != [r["nll"] for r in others[0]]
+    # A frozen language model that started from another one is no longer that of its files: it is stored.
+    frozen = new(init_from=f"decoder={tmp_path / 'first'}", train_language_model=False)
+    assert {n.partition(".")[0] for n in frozen.state_dict() if frozen.is_stored(n)} == {"mapper", "decoder"}
+    assert not any(p.requires_grad for p in frozen.decoder.parameters())
 
 
 # --- data and sources

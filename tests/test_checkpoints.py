@@ -26,6 +26,7 @@ from vltune.checkpoints import (
     latest,
     read_foreign_weights,
     read_tensors,
+    tensor_shapes,
     verify,
     write_tensors,
 )
@@ -328,3 +329,14 @@ def test_foreign_files_of_other_things_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BadInput) as raised:
             read_foreign_weights(path)
         assert "\n" not in str(raised.value)
+
+
+def test_shapes_are_read_without_the_tensors(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file(
+        {"matrix": torch.zeros(3, 2), "scalar": torch.zeros(()), "half": torch.zeros(5, dtype=torch.bfloat16)}, file
+    )
+    assert tensor_shapes(file) == {"matrix": (3, 2), "scalar": (), "half": (5,)}
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(Corrupt, match="is not a sound safetensors file"):
+        tensor_shapes(file)

@@ -1,5 +1,7 @@
 """What a person gets wrong with the fields of each family: refused in one line, before Ray starts."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,12 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from tiny_captioners import write_captioner
 
 from trainables.captioning import Captioning
 from trainables.parts.scenes import write_scenes
 from trainables.parts.text import CaptionTokenizer
+from trainables.pretrained import Pretrained
 from trainables.pretraining_masked_word import MaskedWord
 from trainables.pretraining_rotation import Rotation
 from trainables.retrieval import Retrieval
@@ -18,14 +22,14 @@ from vltune import cluster
 from vltune import search as driver
 from vltune.checkpoints import seal
 from vltune.cli import main
-from vltune.contract import Family
+from vltune.contract import Assets, Data, Family
 from vltune.ledger import Ledger
 from vltune.models import write_model
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set, text files, a GPT-2, a CLIP, and a model of four families each, with random weights."""
+    """A data set, text files, a GPT-2, a CLIP, BLIPs, and a model of five families each, with random weights."""
     root = tmp_path_factory.mktemp("families")
     write_scenes(str(root / "data"), pictures=16, picture_size=32)
     for file in (root / "data" / "annotations").glob("instances_*"):
@@ -36,6 +40,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for make in (tiny_models.clip, tiny_models.gpt2):
         (root / make.__name__).mkdir()
         make(root / make.__name__)
+    write_captioner("blip", root / "blip")
+    fields = json.loads((root / "blip" / "config.json").read_text())
+    fields["vision_config"]["intermediate_size"] = 48
+    (shutil.copytree(root / "blip", root / "misfit") / "config.json").write_text(json.dumps(fields))
+    _write(root / "foreign", Pretrained, captioner_model=str(root / "blip"))
     small: dict[str, Any] = {"picture_size": 32, "cnn_width": 1}
     _write(
         root / "captioning", Captioning, embedding_width=8, hidden_width=8, attention_width=8, max_tokens=12, **small
@@ -61,7 +70,9 @@ def _write(
     folder: Path, family: type[Family], *, words: Sequence[str] = ("a red circle", "a blue square"), **fields: Any
 ) -> None:
     config = family.Config.from_fields(fields)
-    assets = {"tokenizer.json": CaptionTokenizer.fit(words, min_word_count=1).to_text()}
+    assets: Assets = {"tokenizer.json": CaptionTokenizer.fit(words, min_word_count=1).to_text()}
+    if family is Pretrained:
+        assets = Pretrained.prepare(config, Data("", "", {}))
     torch.manual_seed(0)
     folder.mkdir()
     record = {"family": family.name, "config": config.fields(), "assets": list(assets)}
@@ -74,6 +85,7 @@ _GPT2 = (*_CAPDEC, "decoder=gpt2")
 _DIRECTED = ("capdec_directed", "embedder={w}/retrieval", "noise=cosine_directed")
 _MAPPED = ("capdec_architecture", "embedder={w}/retrieval", "mapper=transformer")
 _DECODING = ("decoding", "captioner={w}/captioning", "max_tokens=10")
+_BLIP = ("pretrained_captioners", "captioner_model={w}/blip")
 _TEXTS = ("retrieval_finetune", "text_encoder=pretrained", "weights=none", "train_encoder=true")
 _TEXTS = (*_TEXTS, "train_text_encoder=true")
 _ROTATION = "picture_encoder={w}/rotation"
@@ -139,6 +151,19 @@ CASES: dict[str, tuple[tuple[str, ...], int, str]] = {
     "captioner model empty": (("pretrained_captioners", "captioner_model="), 2, "captioner_model='' is missing"),
     "captioner model nowhere": (("pretrained_captioners", "captioner_model=./no"), 3, "captioner_model='./no' is"),
     "captioner model a GPT-2": (("pretrained_captioners", "captioner_model={w}/gpt2"), 2, "type 'gpt2', which writes"),
+    "captioner's prompt long": ((*_BLIP, "prompt=a" + " dog" * 80), 2, "with max_tokens=30 needs"),
+    "captioner's captions long": ((*_BLIP, "max_tokens=99"), 2, "max_tokens=99 needs 100 places, and the model has 64"),
+    "captioner's adapters": ((*_BLIP, "finetune=lora", "lora_targets=q_prj"), 2, "has no linear layers 'q_prj'"),
+    "captioner's weights": (
+        ("pretrained_captioners", "captioner_model={w}/misfit"),
+        2,
+        "{w}/misfit holds weights of another architecture than its config.json says: 6 of other shapes, such as",
+    ),
+    "decoding a captioner's prompt": (
+        ("decoding", "captioner={w}/foreign", "max_tokens=9", "prompt=a" + " dog" * 80),
+        2,
+        "with max_tokens=9 needs",
+    ),
     "lora rank": (("pretrained_captioners", "finetune=lora", "lora_rank=0"), 2, "lora_rank=0 is out of range"),
     # captions
     "prompt long": (("quickstart", "max_tokens=4", "prompt=a b - c d"), 2, "has 4 words: it must have fewer than"),

@@ -6,16 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_captioners import write_captioner
 
+from trainables import pretrained
 from trainables.captioning import Captioning
 from trainables.decoding import Decoding, DecodingTrialConfig
+from trainables.parts import vision_language
 from trainables.parts.scenes import write_scenes
+from trainables.pretrained import Pretrained, PretrainedConfig
 from vltune import checkpoints
 from vltune.errors import BadInput
 from vltune.library import PromotedModels
 from vltune.models import read_model
-from vltune.preflight import check_models
-from vltune.runtime import LocalRuntime
+from vltune.preflight import check_models, rehearse
+from vltune.runtime import LocalRuntime, Residents
 from vltune.train import Trial, evaluate, fit
 
 torch.set_num_threads(1)
@@ -159,4 +163,59 @@ def test_a_model_that_writes_nothing_is_refused(storage: Path, tmp_path: Path) -
     decoder = str(next((folder / "checkpoints").iterdir()))
     found = config(storage, captioner=decoder)
     with pytest.raises(BadInput, match="is a model of the family 'decoding': decoding stands on one of"):
-        check_models(found, Decoding, str(storage / "cache"))
+        check_models(found, Decoding, pins=(), cache=str(storage / "cache"))
+
+
+# --- over somebody else's captioner
+
+
+@pytest.fixture(scope="module")
+def foreign(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The checkpoint of a BLIP as it is."""
+    folder = write_captioner("blip", tmp_path_factory.mktemp("blip"))
+    theirs = PretrainedConfig.from_fields(
+        {"captioner_model": folder, "data": str(storage / "scenes"), "max_tokens": 12}
+    )
+    fit(
+        Trial("p", Pretrained, theirs.find_sources(PromotedModels(storage)), storage / "foreign"),
+        LocalRuntime(cache=str(storage / "cache")),
+    )
+    return str(next((storage / "foreign" / "checkpoints").glob("epoch-*")))
+
+
+def test_a_foreign_captioner_looks_at_each_picture_once_for_all_trials(
+    storage: Path, foreign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int] = []
+
+    def encode(captioner: Any, pictures: torch.Tensor) -> torch.Tensor:
+        shown.append(len(pictures))
+        return vision_language.encode(captioner, pictures)
+
+    monkeypatch.setattr(pretrained, "encode", encode)
+    model, theirs = read_model(Path(foreign), {"pretrained": Pretrained})
+    assert isinstance(model, Pretrained)
+    split = Pretrained.load(theirs, str(storage / "cache")).splits["validation"]
+    for number, settings in enumerate(({"decoding": "greedy"}, {"decoding": "beam", "beam_width": 2, "prompt": "a"})):
+        shown.clear()
+        run(storage, tmp_path / str(number), captioner=foreign, max_tokens=9, **settings)
+        # One is looked at again: its vectors tell how much room all need.
+        assert sum(shown) == (1 + len(split) if number == 0 else 1)
+        own = config(storage, captioner=foreign, max_tokens=9, **settings)
+        assert captions(tmp_path / str(number)) == [model.caption(model.collate([s], None), own)[0] for s in split]
+
+
+def test_a_foreign_captioner_is_not_built_where_a_search_starts(
+    storage: Path, foreign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was built")
+
+    monkeypatch.setattr(Pretrained, "__init__", never)
+    cache = str(storage / "cache")
+    found = config(storage, captioner=foreign, max_tokens=9, prompt="a red", objective="cider")
+    rehearse(found, Decoding, Decoding.load(found, cache), cache=cache)
+    with pytest.raises(BadInput, match=r"prompt='a dog .* with max_tokens=9 needs \d+ places, and the model has 64"):
+        Decoding.load(dataclasses.replace(found, prompt="a dog " * 40), cache)
+    with pytest.raises(AssertionError, match="it was built"):  # as in a worker
+        fit(Trial("t", Decoding, found, storage / "never"), LocalRuntime(cache=cache, residents=Residents()))

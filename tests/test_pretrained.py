@@ -149,6 +149,55 @@ def test_pictures_without_captions_get_a_caption_and_nothing_else(folders: dict[
     assert mixed == [predictions(model)[2], expected[1]]
 
 
+# --- for trials that stand on them
+
+
+@every_kind
+def test_what_was_kept_of_pictures_changes_no_caption(kind: str, folders: dict[str, str]) -> None:
+    model = make(folders[kind]).eval()
+    assert model.features() is None
+    features = model.features(fixed=True)
+    assert features is not None
+    rows = features.encode(samples())
+    assert rows.dtype == np.float32
+    assert all(np.allclose(rows[i], features.encode([s])[0], atol=1e-5) for i, s in enumerate(samples()))
+    kept = [dataclasses.replace(s, picture=None, features=row) for s, row in zip(samples(), rows, strict=True)]
+    as_it_is = model.config
+    for settings in ({}, {"decoding": "beam", "length_penalty": 0.5}, {"decoding": "sample", "top_k": 20}):
+        model.config = dataclasses.replace(as_it_is, **settings)
+        expected = predictions(model)
+        looked = counted_convolutions(model)
+        found = model.predict(model.collate(kept, None))
+        assert [r | {"nll": 0} for r in found] == [r | {"nll": 0} for r in expected]
+        assert [r["nll"] for r in found] == pytest.approx([r["nll"] for r in expected], rel=1e-4)
+        # All of these see pictures through a convolution. GIT takes nothing but pixels, and LLaVA is not known by name.
+        assert bool(looked) == (kind in ("git", "llava"))
+
+
+def counted_convolutions(model: Pretrained) -> list[int]:
+    """How many pictures a convolution is shown from now on, call by call."""
+    seen: list[int] = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    return seen
+
+
+def test_features_are_named_by_weights_processor_and_size(folders: dict[str, str], tmp_path: Path) -> None:
+    def key(folder: str, **changes: Any) -> str:
+        features = make(folder, **changes).features(fixed=True)
+        assert features is not None
+        return features.key()
+
+    brighter = shutil.copytree(folders["blip"], tmp_path / "brighter")
+    for file in brighter.glob("*processor*.json"):
+        file.write_text(file.read_text().replace("0.48145466", "0.2"))
+    moved = str(shutil.copytree(folders["blip"], tmp_path / "moved"))
+    assert key(moved) == key(folders["blip"])
+    others = [key(str(brighter)), key(moved, picture_size=24), key(moved, precision="bf16")]
+    assert len({key(moved), *others}) == 4
+
+
 # --- learning
 
 
@@ -319,6 +368,51 @@ def test_scores_are_the_declared_metrics() -> None:
     assert list(scores.metrics) == [*Pretrained.metrics]
     assert scores.metrics["val_loss"] == 1.5
     assert scores.metrics["perplexity"] == pytest.approx(math.exp(1.5))
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"prompt": "a dog " * 40}, r"prompt='a dog .* with max_tokens=30 needs \d+ places, and the model has 64"),
+        ({"max_tokens": 99}, r"with max_tokens=99 needs 100 places, and the model has 64"),
+        (
+            {"finetune": "lora", "lora_targets": "q_prj"},
+            r"lora_targets='q_prj': the model has no linear layers 'q_prj'",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_known_before_weights_are_read(
+    fields: dict[str, Any], text: str, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("safetensors.torch.load_file", never)
+    monkeypatch.setattr("trainables.pretrained.build_model", never)
+    with pytest.raises(BadInput, match=text) as caught:
+        PretrainedConfig.from_fields({"captioner_model": folders["blip"], **fields}).find_sources(NoLibrary())
+    assert "\n" not in str(caught.value)
+
+
+@every_kind
+def test_sources_are_found_of_every_kind(kind: str, folders: dict[str, str]) -> None:
+    fields = {"captioner_model": folders[kind], "prompt": "red" if kind == "llava" else "", "max_tokens": 12}
+    for finetune in ({}, {"finetune": "lora", "gradient_checkpointing": True}):
+        config = PretrainedConfig.from_fields(fields | finetune)
+        assert config.find_sources(NoLibrary()).find_sources(NoLibrary()).picture_size == SIZE
+
+
+def test_weights_of_another_shape_are_known_before_they_are_read(folders: dict[str, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["blip"], tmp_path / "blip")
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["vision_config"]["intermediate_size"] = 48
+    file.write_text(json.dumps(config))
+    with pytest.raises(
+        BadInput, match=r"of other shapes, such as vision_model\.\S+: \(32,\) there, \(48,\) by"
+    ) as caught:
+        PretrainedConfig(captioner_model=str(folder)).find_sources(NoLibrary())
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ import torch
 
 SIZE = 16
 """Side of the pictures that all of them see, in pixels."""
+SPREAD = 0.3
+"""Deviation of the weights: larger than at a model's birth, or all tokens would be as likely as each other whatever the
+picture."""
 SENTENCES = tuple(
     f"a {colour} {thing} {does}"
     for colour in ("red", "green", "blue", "white")
@@ -197,7 +200,8 @@ def vit_gpt2(folder: Path) -> None:
     end = "<|endoftext|>"
     tokenizer = byte_pairs([end], bos_token=end, eos_token=end, unk_token=end)
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    sizes = {"n_embd": TEXT["hidden_size"], "n_layer": TEXT["num_hidden_layers"], "n_head": TEXT["num_attention_heads"]}
+    sizes["n_positions"] = TEXT["max_position_embeddings"]
     text = GPT2Config(vocab_size=len(tokenizer), **sizes, **ends, is_decoder=True, add_cross_attention=True)
     config = VisionEncoderDecoderConfig(encoder=ViTConfig(**VISION).to_dict(), decoder=text.to_dict())
     config.update(ends | {"decoder_start_token_id": 0})
@@ -234,11 +238,10 @@ def llava(folder: Path) -> None:
 
 
 def _write(folder: Path, model: Any, processor: Any) -> None:
-    # Larger than at a model's birth, or all tokens would be as likely as each other whatever the picture.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.normal_(0, 0.3)
+                parameter.normal_(0, SPREAD)
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A CLIP and a GPT-2 of a few thousand weights, made with transformers and written as the hub has them."""
+"""CLIP, SigLIP and GPT-2 of a few thousand weights, made with transformers and written as the hub has them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +19,9 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": 2,
     "initializer_range": 0.3,
 }
+
+ENDS: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0, "max_position_embeddings": 32}
+"""A text encoder's special tokens and its longest text."""
 
 
 def byte_pairs(special: list[str], texts: Iterable[str] = SENTENCES) -> Any:
@@ -60,6 +63,55 @@ def clip(folder: Path) -> Path:
     )
     CLIPModel(config).save_pretrained(folder)
     return folder
+
+
+def siglip(folder: Path) -> Path:
+    """A SigLIP with pictures of 16 pixels, vectors of 16 numbers, and a tokenizer that says nothing of padding."""
+    return _siglip(folder, model_input_names=["input_ids"])
+
+
+def siglip2(folder: Path) -> Path:
+    """A SigLIP 2 of a fixed resolution: the same classes, with a tokenizer of Gemma's kind, which gives a mask."""
+    return _siglip(folder, padding_side="right")
+
+
+def _siglip(folder: Path, **tokenizer: Any) -> Path:
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    _with_end(folder, **tokenizer)
+    SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = SiglipConfig(
+        text_config=SMALL | ENDS | {"vocab_size": 300, "projection_size": 16},
+        vision_config=SMALL | {"image_size": 16, "patch_size": 8},
+    )
+    SiglipModel(config).save_pretrained(folder)
+    return folder
+
+
+def siglip2_naflex(folder: Path) -> Path:
+    """A SigLIP 2 that takes pictures of any size."""
+    from transformers import Siglip2Config, Siglip2ImageProcessor, Siglip2Model
+
+    _with_end(folder)
+    Siglip2ImageProcessor(patch_size=8, max_num_patches=4).save_pretrained(folder)
+    config = Siglip2Config(
+        text_config=SMALL | ENDS | {"vocab_size": 300, "projection_size": 16},
+        vision_config=SMALL | {"patch_size": 8, "num_patches": 4},
+    )
+    Siglip2Model(config).save_pretrained(folder)
+    return folder
+
+
+def _with_end(folder: Path, **named: Any) -> None:
+    """A tokenizer that puts an end behind each text."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = byte_pairs(["<pad>", "</s>", "<unk>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokens = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **tokens, **named).save_pretrained(folder)
 
 
 def gpt2(folder: Path) -> Path:

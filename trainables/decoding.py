@@ -33,7 +33,7 @@ from vltune.contract import (
     Scores,
 )
 from vltune.errors import BadInput, lookup
-from vltune.models import read_record, shelved
+from vltune.models import read_assets, read_record, shelved
 
 CAPTIONERS: dict[str, type[Family]] = {family.name: family for family in (Captioning, Capdec, Pretrained)}
 """Families of captioners. Beside what a family owes the engine they have ``caption(batch, settings)``: a caption for
@@ -92,6 +92,8 @@ class Decoding(Family):
         folder = shelved(cache, named(config, "source_hashes").get("captioner", ""))
         family, theirs = _captioner(folder)
         _check_length(config, theirs)
+        if family is Pretrained:  # it is not built where a search starts
+            Pretrained.check_settings(theirs, read_assets(folder, read_record(folder)), config)
         # What it was trained on beside the data, such as texts, is not needed, and may be gone.
         fields = {f.name for f in dataclasses.fields(theirs)}
         without = {

@@ -1,6 +1,8 @@
 """Pretrained: somebody else's captioner (BLIP, Florence-2, …), as it is or fine-tuned, in the same tables as ours."""
 
+import copy
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +11,43 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Shaped
+from torch import Tensor
 
 from trainables.parts.caption_fields import METRICS, TOKEN_METRICS, drawn_captions, score_records
-from trainables.parts.captioner_files import CAPTIONER, build_model, crops, picture_side, read_files, read_processor
+from trainables.parts.captioner_files import (
+    CAPTIONER,
+    build_model,
+    crops,
+    outline_model,
+    picture_side,
+    read_files,
+    read_processor,
+)
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
+from trainables.parts.foreign_prompts import Captioner
 from trainables.parts.hub import hub_folder, hub_source
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.lora import add_adapters, is_adapter, unreached
 from trainables.parts.pictures import read_picture
-from trainables.parts.vision_language import IGNORED, Captioner, ask, caption_tokens, read, write
+from trainables.parts.vision_language import IGNORED, ask, caption_tokens, encode, is_encoded, read, write
+from vltune.checkpoints import hash_tensors
 from vltune.configuration import Library, TrialConfig, in_range, one_of, only_with
-from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
+from vltune.contract import (
+    NO_MODELS,
+    Assets,
+    Batch,
+    Data,
+    Direction,
+    Draws,
+    Family,
+    Features,
+    Loss,
+    Record,
+    Sample,
+    Scores,
+    fingerprint,
+)
 from vltune.errors import BadInput
 
 FINETUNINGS = ("none", "full", "lora")
@@ -92,11 +119,16 @@ class PretrainedConfig(DecodingConfig):
         """The same, with the model's path, hash and size of pictures; it is downloaded if need be."""
         found = super().find_sources(library)
         folder, model_hash = hub_source(self.captioner_model, self.captioner_model_hash, field="captioner_model")
+        captioner = _outline(read_files(folder), folder, model_hash)
+        size = picture_side(captioner.processor, self.picture_size)
+        # Whether all fits is known without the weights, which may not fit into this machine's memory.
+        ask(captioner, self.prompt, picture_size=size, max_tokens=self.max_tokens)
+        _choose_weights(copy.deepcopy(captioner.model), self)
         return dataclasses.replace(
             found,
             captioner_model=self.with_absolute_paths({"captioner_model": self.captioner_model})["captioner_model"],
             captioner_model_hash=model_hash,
-            picture_size=picture_side(read_processor(read_files(folder)), self.picture_size),
+            picture_size=size,
         )
 
     def without_sources(self) -> "PretrainedConfig":
@@ -130,6 +162,7 @@ class Pretrained(Family):
     def __init__(self, config: PretrainedConfig, assets: Assets, models: Mapping[str, Family] = NO_MODELS) -> None:
         super().__init__(config, assets, models)
         self.config = config
+        self.files = fingerprint(assets[CAPTIONER])
         self.processor = read_processor(assets[CAPTIONER])
         self.picture_size = picture_side(self.processor, config.picture_size)
         folder = None
@@ -137,15 +170,17 @@ class Pretrained(Family):
             folder, _ = hub_source(config.captioner_model, config.captioner_model_hash, field="captioner_model")
         self.captioner: Any = build_model(assets[CAPTIONER], folder)
         self.asked = ask(self._captioner(), config.prompt, picture_size=self.picture_size, max_tokens=config.max_tokens)
-        self._choose_weights()
+        _choose_weights(self.captioner, config)
+        if config.finetune != "none":
+            self._freeze_what_is_not_needed()
+            if config.gradient_checkpointing:
+                _checkpoint_gradients(self.captioner)
         if crops(self.processor):
             self.notes = ("pictures are squeezed to squares, of which the model's own processor would crop the middle",)
 
     def collate(self, samples: Sequence[Sample], draws: Draws | None) -> Batch:
-        """Pictures as bytes, and captions as tokens of the model's own vocabulary."""
+        """Pictures as bytes, or what was kept of them, and captions as tokens of the model's own vocabulary."""
         config, ids = self.config, [s.id for s in samples]
-        pictures = [s.picture for s in samples if s.picture is not None]
-        assert len(pictures) == len(samples), "every sample needs a picture"
         captions = [drawn_captions(s, draws, config.captions_per_picture) for s in samples]
         flat = [text for texts in captions for text in texts]
         rows = caption_tokens(self._captioner(), self.asked, flat, max_tokens=config.max_tokens)
@@ -155,7 +190,7 @@ class Pretrained(Family):
         batch: Batch = {
             "ids": ids,
             "captions": captions,
-            "pictures": torch.from_numpy(np.stack(pictures)),
+            **_collate_pictures(samples),
             "tokens": tokens,
             "owners": torch.tensor([i for i, texts in enumerate(captions) for _ in texts], dtype=torch.long),
             "count": torch.tensor(sum(map(len, rows))),
@@ -167,7 +202,8 @@ class Pretrained(Family):
     def forward(self, batch: Batch) -> Loss:
         """Cross-entropy, summed over the tokens of all captions."""
         smoothing, targets = self.config.label_smoothing, batch["tokens"].flatten()
-        logits = read(self._captioner(), self.asked, **{key: batch[key] for key in ("pictures", "owners", "tokens")})
+        seen = self._seen(batch)
+        logits = read(self._captioner(), self.asked, seen=seen, owners=batch["owners"], tokens=batch["tokens"])
         surprise = F.cross_entropy(
             logits.flatten(0, 1).float(), targets, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum"
         )
@@ -177,9 +213,10 @@ class Pretrained(Family):
     def predict(self, batch: Batch) -> list[Record]:
         """A caption for each picture and, where it has captions, what the model thinks of them."""
         assert not self.training, "dropout would make records depend on chance"
-        written = self.caption(batch, self.config)
+        seen = self._seen(batch)
+        written = self._written(batch, seen, self.config)
         records: list[Record] = [{"id": i, "caption": c} for i, c in zip(batch["ids"], written, strict=True)]
-        for record, references, opinion in zip(records, batch["captions"], self._opinions(batch), strict=True):
+        for record, references, opinion in zip(records, batch["captions"], self._opinions(batch, seen), strict=True):
             if references:
                 record |= {"references": [*references], **opinion}
         return records
@@ -187,6 +224,9 @@ class Pretrained(Family):
     @torch.no_grad()
     def caption(self, batch: Batch, settings: DecodingConfig) -> list[str]:
         """A caption for each picture, written as ``settings`` say; without a prompt there, the model's own is used."""
+        return self._written(batch, self._seen(batch), settings)
+
+    def _written(self, batch: Batch, seen: Shaped[Tensor, "pictures ..."], settings: DecodingConfig) -> list[str]:
         asked = self.asked
         if settings.prompt and settings.prompt != self.config.prompt:
             longest = settings.max_tokens
@@ -194,7 +234,7 @@ class Pretrained(Family):
         return write(
             self._captioner(),
             asked,
-            pictures=batch["pictures"],
+            seen=seen,
             decoding=settings.decoding,
             max_tokens=settings.max_tokens,
             beam_width=settings.beam_width,
@@ -205,6 +245,18 @@ class Pretrained(Family):
             temperature=settings.temperature,
             uniforms=batch.get("uniforms"),
         )
+
+    @classmethod
+    def check_settings(cls, config: PretrainedConfig, assets: Assets, settings: DecodingConfig) -> None:
+        """Checks, without its weights, that a model can write as ``settings`` say.
+
+        Raises:
+            BadInput: it does not take the prompt, or the caption may be too long.
+        """
+        captioner = _outline(assets[CAPTIONER], None, "")
+        size = picture_side(captioner.processor, config.picture_size)
+        longest = settings.max_tokens or config.max_tokens
+        ask(captioner, settings.prompt or config.prompt, picture_size=size, max_tokens=longest)
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each."""
@@ -226,29 +278,33 @@ class Pretrained(Family):
         """Everything, the adapters alone, or nothing: what was not trained lies where it came from."""
         return super().is_stored(name) or (self.config.finetune == "lora" and is_adapter(name))
 
+    def features(self, *, fixed: bool = False) -> Features | None:
+        """What the model makes of pictures before it is asked, where that stays as it is for trials that stand on it.
+
+        Not for trials of its own: most evaluate a model once, and vectors of 5000 pictures may take 10 GB.
+        """
+        if not fixed or not is_encoded(self._captioner(), picture_size=self.picture_size):
+            return None
+
+        def key() -> str:
+            return fingerprint([self.files, self.picture_size, hash_tensors(self.captioner.state_dict())])
+
+        return Features(key, self._encode)
+
+    @torch.no_grad()
+    def _encode(self, samples: Sequence[Sample]) -> np.ndarray:
+        pictures = _collate_pictures(samples)["pictures"].to(self.captioner.device)
+        return encode(self._captioner(), pictures).float().cpu().numpy()
+
+    def _seen(self, batch: Batch) -> Shaped[Tensor, "pictures ..."]:
+        """What the model makes of the pictures: what was kept, or made now."""
+        if "features" in batch:
+            return batch["features"].to(self.captioner.dtype)
+        return encode(self._captioner(), batch["pictures"])
+
     def _captioner(self) -> Captioner:
         # Made when it is needed: a copy of this family must read with its own weights.
         return Captioner(self.captioner, self.processor)
-
-    def _choose_weights(self) -> None:
-        """Decides what learns, and in which precision the rest lies in memory."""
-        config, model = self.config, self.captioner
-        if config.finetune != "full":
-            model.requires_grad_(requires_grad=False)
-            if config.precision == "bf16":  # nothing is added to them, so that half the memory will do
-                model.to(torch.bfloat16)
-        if config.finetune == "lora":
-            add_adapters(
-                model,
-                lora_rank=config.lora_rank,
-                lora_alpha=config.lora_alpha,
-                lora_dropout=config.lora_dropout,
-                lora_targets=config.lora_targets,
-            )
-        if config.finetune != "none":
-            self._freeze_what_is_not_needed()
-            if config.gradient_checkpointing:
-                _checkpoint_gradients(model, config.captioner_model)
 
     def _freeze_what_is_not_needed(self) -> None:
         """Layers that no caption needs (poolers, a layer above the one that is looked at) get no gradients.
@@ -261,7 +317,7 @@ class Pretrained(Family):
         for parameter in unreached(loss, self):
             parameter.requires_grad = False
 
-    def _opinions(self, batch: Batch) -> list[Record]:
+    def _opinions(self, batch: Batch, seen: Shaped[Tensor, "pictures ..."]) -> list[Record]:
         """Of each picture's captions: negative log-likelihood, number of tokens, and how many were the likeliest.
 
         As many captions at once as there are pictures: logits take most of the memory.
@@ -275,8 +331,8 @@ class Pretrained(Family):
             if begin == end:
                 continue
             tokens, owners = batch["tokens"][begin:end], batch["owners"][begin:end]
-            shown = batch["pictures"][first : first + step]
-            logits = read(self._captioner(), self.asked, pictures=shown, owners=owners - first, tokens=tokens).float()
+            shown = seen[first : first + step]
+            logits = read(self._captioner(), self.asked, seen=shown, owners=owners - first, tokens=tokens).float()
             surprise = F.cross_entropy(logits.mT, tokens, ignore_index=IGNORED, reduction="none")
             there = tokens != IGNORED
             right = logits.argmax(-1) == tokens
@@ -286,14 +342,45 @@ class Pretrained(Family):
         return [{"nll": nll, "tokens": int(tokens), "correct": int(right)} for nll, right, tokens in sums.tolist()]
 
 
-def _checkpoint_gradients(model: nn.Module, name: str) -> None:
-    if not getattr(model, "supports_gradient_checkpointing", False):
-        raise BadInput(f"gradient_checkpointing=True is not possible with {name!r}, which has no switch for it.")
-    switch: Any = model
-    switch.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+def _collate_pictures(samples: Sequence[Sample]) -> Batch:
+    if samples and all(s.features is not None for s in samples):
+        return {"features": torch.from_numpy(np.stack([s.features for s in samples if s.features is not None]))}
+    pictures = [s.picture for s in samples if s.picture is not None]
+    assert len(pictures) == len(samples), "every sample needs a picture"
+    return {"pictures": torch.from_numpy(np.stack(pictures))}
+
+
+@functools.lru_cache(maxsize=4)
+def _outline(texts: str, folder: Path | None, model_hash: str) -> Captioner:  # noqa: ARG001 - the cache's key
+    """A model without its weights, with its processor: trials of one search ask for it again and again."""
+    return Captioner(outline_model(texts, folder), read_processor(texts))
+
+
+def _choose_weights(model: Any, config: PretrainedConfig) -> None:
+    """Decides what learns, and in which precision the rest lies in memory."""
+    if config.finetune != "full":
+        model.requires_grad_(requires_grad=False)
+        if config.precision == "bf16":  # nothing is added to them, so that half the memory will do
+            model.to(torch.bfloat16)
+    if config.finetune == "lora":
+        add_adapters(
+            model,
+            lora_rank=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            lora_targets=config.lora_targets,
+        )
+    if config.gradient_checkpointing and not getattr(model, "supports_gradient_checkpointing", False):
+        raise BadInput(
+            f"gradient_checkpointing=True is not possible with {config.captioner_model!r}, which has no switch for it."
+        )
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     # The switch also asks for gradients of frozen embeddings, which only reentrant checkpoints need, and which breaks
     # models that add to them in place (GIT).
-    switch.disable_input_require_grads()
+    model.disable_input_require_grads()
 
 
 TUNED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {

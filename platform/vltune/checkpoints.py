@@ -186,6 +186,19 @@ def tensor_names(path: Path) -> set[str]:
         raise Corrupt(f"{path} is not a sound safetensors file: {error}") from error
 
 
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a safetensors file, of which the header alone is read.
+
+    Raises:
+        Corrupt: the file is not sound safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise Corrupt(f"{path} is not a sound safetensors file: {error}") from error
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads what ``write_tensors`` or any other writer of safetensors wrote.
 

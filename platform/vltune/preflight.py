@@ -96,6 +96,8 @@ def check_models(config: TrialConfig, family: type[Family], *, pins: Iterable[st
 def rehearse(config: TrialConfig, family: type[Family], data: Data, *, cache: str) -> None:
     """Builds a model as a worker will, and lets it predict a sample: what does not fit together is known then.
 
+    Nothing is built where the family, or one that it stands on, may be larger than this machine's memory.
+
     Args:
         config: with the hashes that ``find_sources`` filled in.
         family: of the trial.
@@ -105,7 +107,9 @@ def rehearse(config: TrialConfig, family: type[Family], data: Data, *, cache: st
     Raises:
         BadInput: a setting does not fit the data, or a model that the trial starts from or stands on.
     """
-    if not family.rehearsed:
+    theirs = [(name, read_record(f)["family"]) for name, f in folders_stood_on(config, cache=cache).items()]
+    stood_upon = [other for name, of in theirs for other in family.uses[name] if other.name == of]
+    if not all(other.rehearsed for other in (family, *stood_upon)):
         return
     few = dataclasses.replace(data, splits={n: Head(s, min(len(s), _REHEARSED)) for n, s in data.splits.items()})
     with torch.random.fork_rng(devices=[]), torch.no_grad():

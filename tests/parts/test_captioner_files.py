@@ -9,7 +9,15 @@ import torch
 from PIL import Image
 from tiny_captioners import KINDS, SIZE, write_captioner
 
-from trainables.parts.captioner_files import build_model, crops, picture_side, processed, read_files, read_processor
+from trainables.parts.captioner_files import (
+    build_model,
+    crops,
+    outline_model,
+    picture_side,
+    processed,
+    read_files,
+    read_processor,
+)
 from trainables.parts.pictures import read_picture
 from vltune.errors import BadInput
 
@@ -52,6 +60,12 @@ def test_a_model_is_built_again_without_its_weights(kind: str, tmp_path: Path) -
     assert {n: t.shape for n, t in bare.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
     bare.load_state_dict(model.state_dict())
     assert str(bare.generation_config) == str(model.generation_config)
+    for outline in (outline_model(texts, tmp_path), outline_model(texts, None)):
+        assert {n: t.shape for n, t in outline.state_dict().items()} == {
+            n: t.shape for n, t in bare.state_dict().items()
+        }
+        assert all(parameter.is_meta for parameter in outline.parameters())
+        assert str(outline.generation_config) == str(model.generation_config)
 
 
 def test_files_that_are_no_captioner_say_so_in_a_line(tmp_path: Path) -> None:

@@ -42,6 +42,25 @@ def test_a_clip_gives_what_transformers_gives(folder: Path) -> None:
         torch.testing.assert_close(found, model.get_image_features(**given).pooler_output[0])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["siglip", "siglip2"])
+def test_a_siglip_reads_padding_as_it_was_trained_whatever_its_tokenizer_says(kind: str, tmp_path: Path) -> None:
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
+
+    folder = getattr(tiny_models, kind)(tmp_path)
+    embedder, model = HubEmbedder(folder), SiglipModel.from_pretrained(folder).eval()
+    tokenizer, processor = AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+    assert ("attention_mask" in tokenizer("a")) == (kind == "siglip2")
+    assert (embedder.width, embedder.picture_size, embedded_size(str(folder), promoted="", cache="")) == (16, 16, 16)
+    for text, found in zip(TEXTS, embedder.encode_texts(TEXTS), strict=True):
+        rows = tokenizer([text], padding="max_length", max_length=32, return_tensors="pt").input_ids
+        torch.testing.assert_close(found, model.get_text_features(input_ids=rows).pooler_output[0])
+    for picture, found in zip(pictures(), embedder.encode_pictures(pictures()), strict=True):
+        given = processor(images=Image.fromarray(picture), return_tensors="pt")
+        torch.testing.assert_close(found, model.get_image_features(**given).pooler_output[0])
+
+
 def test_it_is_frozen_and_says_the_same_whatever_surrounds_it(folder: Path) -> None:
     embedder = HubEmbedder(folder)
     alone = embedder.encode_texts(TEXTS[:1])
@@ -93,6 +112,7 @@ def test_what_names_a_promoted_model(folder: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_embedder_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
     language = tiny_models.gpt2(tmp_path / "gpt2")
+    flexible = tiny_models.siglip2_naflex(tmp_path / "flexible")
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -103,6 +123,8 @@ def test_what_is_no_embedder_is_refused_in_one_line(folder: Path, tmp_path: Path
             "a 'gpt2' does not embed pictures and texts in one space; take one such as CLIP",
         ),
         (lambda: embedded_size(str(language), promoted="", cache=""), "a 'gpt2' does not embed pictures and texts"),
+        (lambda: HubEmbedder(flexible), "takes pictures of many sizes; take one of a fixed size"),
+        (lambda: embedded_size(str(flexible), promoted="", cache=""), "takes pictures of many sizes; take one of a"),
         (lambda: HubEmbedder(bare), "has no image processor that can be read"),
     ):
         with pytest.raises(BadInput, match=text) as caught:

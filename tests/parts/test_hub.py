@@ -1,5 +1,6 @@
 """Foreign models by name and folder: what is found, what is refused, and in which words."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig, BertModel
 
-from trainables.parts.hub import hub_folder, hub_hash, hub_source, load_foreign
+from trainables.parts.hub import hub_folder, hub_hash, hub_source, load_foreign, outline_foreign
 from vltune.errors import BadInput, NotFound
 
 torch.set_num_threads(1)
@@ -132,20 +133,41 @@ def bert_tensors() -> dict[str, torch.Tensor]:
     return BertModel(BertConfig(hidden_size=8, **sizes)).state_dict()
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    config = (bert(tmp_path / "wide", width=12) / "config.json").read_text()
-    folder = bert(tmp_path / "mixed")
-    (folder / "config.json").write_text(config)
-    with pytest.raises(BadInput, match=r"^[^\n]+$"):
-        load_foreign(AutoModel, folder)
-    config = config.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2').replace(
-        '"hidden_size": 12', '"hidden_size": 8'
-    )
-    (folder / "config.json").write_text(config)
-    with pytest.raises(
-        BadInput, match=r"another architecture than its config.json says: 16 are missing, such as encoder"
+@pytest.mark.parametrize("load", [load_foreign, outline_foreign])
+@pytest.mark.parametrize("shards", [1, 4])
+def test_weights_of_another_architecture_are_refused(load: Any, shards: int, tmp_path: Path) -> None:
+    folder = bert(tmp_path)
+    if shards > 1:
+        BertModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="1KB")
+        (folder / "model.safetensors").unlink()
+        assert len([*folder.glob("*.safetensors")]) >= shards
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    assert load(AutoModel, folder).num_parameters() == BertModel(BertConfig.from_dict(config)).num_parameters()
+    for change, text in (
+        (
+            {"intermediate_size": 20},
+            r"3 of other shapes, such as encoder\.\S+\.dense.bias: \(16,\) there, \(20,\) by con",
+        ),
+        ({"num_hidden_layers": 2}, r"16 are missing, such as encoder\.layer\.1\."),
     ):
-        load_foreign(AutoModel, folder)
+        file.write_text(json.dumps(config | change))
+        with pytest.raises(BadInput, match=f"another architecture than its config.json says: {text}") as caught:
+            load(AutoModel, folder)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_outline_holds_no_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = bert(tmp_path)
+    capfd.readouterr()
+    outline = outline_foreign(AutoModel, folder)
+    wanted = bert_tensors()
+    assert {name: tensor.shape for name, tensor in outline.state_dict().items()} == {
+        n: t.shape for n, t in wanted.items()
+    }
+    assert all(tensor.is_meta for tensor in [*outline.parameters(), *outline.buffers()])
+    assert not outline.training
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_the_library_does_not_know_is_refused(tmp_path: Path) -> None:

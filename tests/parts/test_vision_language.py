@@ -1,5 +1,6 @@
 """Foreign captioners against themselves: the same loss and captions as by the ways that transformers documents."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from PIL import Image
 from tiny_captioners import KINDS, SIZE, write_captioner
 from torch import Tensor
 
+from trainables.parts import vision_language
 from trainables.parts.captioner_files import build_model, read_files, read_processor
-from trainables.parts.vision_language import IGNORED, Asked, Captioner, ask, caption_tokens, read, write
+from trainables.parts.foreign_prompts import Asked, Captioner
+from trainables.parts.vision_language import IGNORED, ask, caption_tokens, encode, is_encoded, read, write
 from vltune.errors import BadInput
 
 torch.set_num_threads(1)
@@ -112,7 +115,7 @@ def test_reading_gives_the_models_own_loss(kind: str, captioners: Callable[[str]
     captioner, shown = captioners(kind), pictures()
     question = asked(captioner)
     tokens = padded(caption_tokens(captioner, question, CAPTIONS, max_tokens=20))
-    logits = read(captioner, question, pictures=shown, owners=torch.arange(3), tokens=tokens)
+    logits = read(captioner, question, seen=encode(captioner, shown), owners=torch.arange(3), tokens=tokens)
     for row, caption in enumerate(CAPTIONS):
         inputs = documented_inputs(kind, captioner, Image.fromarray(shown[row].numpy()), caption)
         ours = torch.nn.functional.cross_entropy(logits[row], tokens[row], ignore_index=IGNORED)
@@ -134,7 +137,7 @@ def test_writing_gives_the_models_own_captions(
         if "input_ids" in inputs and not captioner.config.is_encoder_decoder:
             row = row[inputs["input_ids"].shape[1] :]
         expected.append(captioner.processor.tokenizer.decode(row, skip_special_tokens=True).strip())
-    assert write(captioner, asked(captioner), pictures=shown, decoding=decoding, **SETTINGS) == expected
+    assert write(captioner, asked(captioner), seen=encode(captioner, shown), decoding=decoding, **SETTINGS) == expected
     assert len(set(expected)) > 1, "the pictures make a difference"
 
 
@@ -145,16 +148,63 @@ def test_captions_of_a_picture_are_read_as_they_are_alone(kind: str, captioners:
     question = asked(captioner)
     rows = caption_tokens(captioner, question, CAPTIONS, max_tokens=20)
     owners = torch.tensor([1, 0, 1])
-    together = read(captioner, question, pictures=shown, owners=owners, tokens=padded(rows))
+    together = read(captioner, question, seen=encode(captioner, shown), owners=owners, tokens=padded(rows))
     for place, (owner, row) in enumerate(zip(owners.tolist(), rows, strict=True)):
         alone = read(
             captioner,
             question,
-            pictures=shown[owner : owner + 1],
+            seen=encode(captioner, shown[owner : owner + 1]),
             owners=torch.tensor([0]),
             tokens=torch.tensor([row]),
         )
         torch.testing.assert_close(together[place, : len(row)], alone[0], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["git", "llava", "florence2"])
+def test_pixels_and_pictures_themselves_are_read_and_written_from_alike(
+    kind: str, captioners: Callable[[str], Captioner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner, shown = captioners(kind), pictures()
+    question = asked(captioner, "<CAPTION>" if kind == "florence2" else "")
+    tokens = padded(caption_tokens(captioner, question, CAPTIONS, max_tokens=20))
+    found = []
+    expected = write(captioner, question, seen=encode(captioner, shown), decoding="beam", **SETTINGS)
+    monkeypatch.delitem(vision_language.KINDS, "florence2")  # as a model of which nothing is known
+    for seen in (encode(captioner, shown), shown):
+        assert write(captioner, question, seen=seen, decoding="beam", **SETTINGS) == expected
+        found.append(read(captioner, question, seen=seen, owners=torch.arange(3), tokens=tokens))
+    torch.testing.assert_close(*found)
+
+
+def test_what_is_more_than_one_tensor_is_not_kept(
+    captioners: Callable[[str], Captioner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner, shown = captioners("git"), pictures()
+    assert is_encoded(captioner, picture_size=SIZE)
+    assert encode(captioner, shown).shape == (3, 3, SIZE, SIZE)
+    pixels = Captioner.pixels
+    monkeypatch.setattr(Captioner, "pixels", lambda self, p: pixels(self, p) | {"pixel_mask": torch.ones(1)})
+    assert not is_encoded(captioner, picture_size=SIZE)
+    assert encode(captioner, shown) is shown
+
+
+@torch.no_grad()
+@every_kind
+def test_the_library_has_nothing_to_warn_of(
+    kind: str, captioners: Callable[[str], Captioner], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.utils import logging as theirs
+
+    theirs.warning_once.cache_clear()
+    monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [caplog.handler])
+    captioner, shown = captioners(kind), pictures()
+    question = asked(captioner)
+    tokens = padded(caption_tokens(captioner, question, CAPTIONS, max_tokens=20))
+    read(captioner, question, seen=encode(captioner, shown), owners=torch.arange(3), tokens=tokens)
+    for decoding in ("greedy", "beam"):
+        write(captioner, question, seen=encode(captioner, shown), decoding=decoding, **SETTINGS)
+    assert not caplog.messages
 
 
 @every_kind
@@ -175,8 +225,9 @@ def test_a_caption_goes_on_from_the_prompt(kind: str, captioners: Callable[[str]
     tokenizer = captioner.processor.tokenizer
     whole = tokenizer("a red dog", add_special_tokens=False).input_ids
     assert [*question.prefix[-2:], *row] == [*whole, question.ends[0]]
-    prompted = write(captioner, question, pictures=pictures(), decoding="greedy", **SETTINGS)
-    assert prompted != write(captioner, asked(captioner), pictures=pictures(), decoding="greedy", **SETTINGS)
+    seen = encode(captioner, pictures())
+    prompted = write(captioner, question, seen=seen, decoding="greedy", **SETTINGS)
+    assert prompted != write(captioner, asked(captioner), seen=seen, decoding="greedy", **SETTINGS)
     if kind == "blip":
         shown = [Image.fromarray(p.numpy()) for p in pictures()]
         inputs = captioner.processor(images=shown, text=["a red"] * 3, return_tensors="pt")

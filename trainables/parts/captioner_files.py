@@ -11,7 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from trainables.parts.hub import CONFIG, load_foreign
+from trainables.parts.hub import CONFIG, load_foreign, outline_foreign
 from vltune.errors import BadInput, nearest
 
 CAPTIONER = "captioner.json"
@@ -21,6 +21,8 @@ _ENDINGS = (".json", ".jinja", ".txt")
 _LEFT_OUT = (".safetensors.index.json", "README.txt", "LICENSE.txt")
 _WORDS = ("tokenizer.json", "vocab.txt", "vocab.json")
 """Files one of which holds the words of a tokenizer."""
+_UNUSED = ("encoder.pooler.",)
+"""Layers above the picture encoder that a caption never needs; many files come without them."""
 _LARGEST = 1024
 """Side of the largest pictures that a processor may ask for without being told, in pixels."""
 
@@ -90,18 +92,49 @@ def build_model(texts: str, folder: Path | None) -> nn.Module:
     Raises:
         BadInput: the weights are of another architecture than the configuration says.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig  # slow to import
+    from transformers import AutoModelForImageTextToText  # slow to import
 
     if folder is not None:
-        # Layers above the picture encoder that a caption never needs; many files come without them.
-        return _plainly(load_foreign(AutoModelForImageTextToText, folder, unused=("encoder.pooler.",)))
-    files: Mapping[str, str] = json.loads(texts)
-    fields = json.loads(files[CONFIG])
+        return _plainly(load_foreign(AutoModelForImageTextToText, folder, unused=_UNUSED))
+    return _plainly(_from_texts(texts))
+
+
+def outline_model(texts: str, folder: Path | None) -> nn.Module:
+    """The same model without its weights, on the ``meta`` device: enough to know what it can be asked.
+
+    Args:
+        texts: as ``read_files`` gives them.
+        folder: where its weights are, of which names and shapes are checked; None: nothing is.
+
+    Raises:
+        BadInput: the weights are of another architecture than the configuration says.
+    """
+    from transformers import AutoModelForImageTextToText  # slow to import
+
+    if folder is not None:
+        model = outline_foreign(AutoModelForImageTextToText, folder, unused=_UNUSED)
+        return _plainly(_with_settings(model, texts))
+    with torch.device("meta"):
+        return _plainly(_from_texts(texts))
+
+
+def _from_texts(texts: str) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForImageTextToText  # slow to import
+
+    fields = json.loads(json.loads(texts)[CONFIG])
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    return _with_settings(model.eval(), texts)
+
+
+def _with_settings(model: Any, texts: str) -> nn.Module:
+    """The model with its own settings of ``generate``."""
+    from transformers import GenerationConfig  # slow to import
+
+    files: Mapping[str, str] = json.loads(texts)
     if "generation_config.json" in files:
         model.generation_config = GenerationConfig.from_dict(json.loads(files["generation_config.json"]))
-    return _plainly(model.eval())
+    return model
 
 
 def _plainly(model: nn.Module) -> nn.Module:

@@ -17,6 +17,8 @@ from vltune.errors import BadInput
 from vltune.models import read_record, shelved
 
 _AT_ONCE = 64
+_UNMASKED = ("siglip", "siglip2")
+"""Kinds of models that were trained on texts of one length, whose padding they read as well."""
 _REFERENCE = re.compile(r"models:/.+|[^/]+@[^/]+|[^/]+/\d+")
 """What leads to a promoted model: NAME@ALIAS, NAME/VERSION, or either with ``models:/`` before it."""
 
@@ -122,6 +124,8 @@ class HubEmbedder(Embedder):
         given = self._tokenizer(
             [*texts], padding="max_length", truncation=True, max_length=self._max_tokens, return_tensors="pt"
         )
+        if self.model.config.model_type in _UNMASKED:  # some of their tokenizers give a mask all the same
+            given.pop("attention_mask", None)
         return _pooled(self.model.get_text_features(**given.to(self.model.device)))
 
 
@@ -167,6 +171,11 @@ def processed_size(folder: Path) -> int:
         raise _no_embedder(folder, config.model_type)
     processor = _read(transformers.AutoImageProcessor, folder, "image processor")
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    if not size:  # SigLIP 2 NaFlex
+        raise BadInput(
+            f"embedder={str(folder)!r} takes pictures of many sizes; take one of a fixed size, such as "
+            "google/siglip2-base-patch16-224."
+        )
     return int(size["height"] if "height" in size else size["shortest_edge"])
 
 

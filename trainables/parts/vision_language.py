@@ -1,62 +1,53 @@
 """How each kind of foreign captioner is shown pictures, is asked, reads captions and writes them.
 
-All kinds go one way: the prompt is turned into tokens once (``ask``), a caption is what follows them, and its words are
-predicted from the picture, the prompt and the words before (``read``), or written by the model's own ``generate``
-(``write``). ``KINDS`` says where kinds differ.
+All kinds go one way: pictures are encoded once (``encode``), the prompt is turned into tokens once (``ask``), a caption
+is what follows them, and its words are predicted from the picture, the prompt and the words before (``read``), or
+written by the model's own ``generate`` (``write``). ``KINDS`` says where kinds differ.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from trainables.parts.captioner_files import processed
 from trainables.parts.drawn_tokens import Drawing
+from trainables.parts.foreign_pictures import (
+    as_words,
+    attended,
+    begin_with_pixels,
+    begin_with_words,
+    by_encoder,
+    is_one_tensor,
+    look_across,
+    look_again,
+    look_at_encoded,
+    look_at_places,
+    look_through_encoder,
+    look_with_prompt,
+    own_pixels,
+)
+from trainables.parts.foreign_prompts import (
+    Asked,
+    Captioner,
+    ask_blip,
+    ask_blip_2,
+    ask_chat,
+    ask_git,
+    ask_marked,
+    ask_of_two,
+    ask_task,
+    blank_picture,
+    read_before,
+    repeated,
+)
 from vltune.errors import BadInput
 
 IGNORED = -100
 """The target that counts nothing."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A prompt as a model reads it, the same for every picture."""
-
-    inputs: Mapping[str, list[int]]
-    """What is read beside the picture: ``input_ids`` with the picture's places, and what belongs to each of them."""
-    prefix: tuple[int, ...]
-    """Tokens of the decoder before a caption; without an encoder of text they are the inputs."""
-    ends: tuple[int, ...]
-    """Tokens each of which ends a caption; the first one is taught."""
-    words: str = ""
-    """Words that a caption goes on from, which decide how its first word is cut into tokens."""
-
-
-@dataclass(frozen=True)
-class Captioner:
-    """A model with its processor."""
-
-    model: Any
-    processor: Any
-
-    @property
-    def config(self) -> Any:
-        """The model's."""
-        return self.model.config
-
-    def pixels(self, pictures: UInt8[Tensor, "pictures height width 3"]) -> dict[str, Tensor]:
-        """Pictures as the model takes them."""
-        taken = tuple(signature(self.model.forward).parameters)
-        return processed(self.processor, pictures, taken=taken, dtype=self.model.dtype)
-
-
-Look = Callable[[Captioner, Asked, Tensor, Tensor], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +56,40 @@ class Kind:
 
     ask: Callable[[Captioner, str, int], Asked]
     """Tokens from a prompt and the side of the pictures."""
-    look: Look
-    """What the decoder sees of pictures, repeated for their captions; each picture is encoded once if that can be."""
+    look: Callable[[Captioner, Asked, Tensor, Tensor], dict[str, Any]]
+    """What the decoder sees of what ``encode`` made, repeated for the pictures' captions."""
+    encode: Callable[[Captioner, Tensor], Tensor] = own_pixels
+    """What becomes of pictures, whatever is asked: it is kept for trials that differ in nothing but decoding. Vectors;
+    pixels alone for GIT, which takes nothing else, and for the models that ``KINDS`` does not name."""
+    begin: Callable[[Captioner, Asked, Tensor], dict[str, Any]] | None = None
+    """What ``generate`` is given, where that is not the prompt's tokens and what ``look`` gives."""
     prompt: str = ""
     """What is asked if nothing else is."""
     decoder: Callable[[Any], Any] = field(default=lambda model: model)
     """The part of the model that reads captions."""
+    writer: Callable[[Any], Any] = field(default=lambda model: model)
+    """The part of the model that writes them."""
     caption_type: int = 0
     """Type of a caption's tokens, where tokens have types."""
 
 
 def kind_of(config: Any) -> Kind:
     """How to treat a model."""
-    other = Kind(ask=_ask_chat, look=_look_again, prompt="Describe the picture in one short sentence.")
+    other = Kind(ask=ask_chat, look=look_again, prompt="Describe the picture in one short sentence.")
     if config.model_type not in KINDS and config.is_encoder_decoder:
-        other = Kind(ask=_ask_task, look=_look_through_encoder)
+        other = Kind(ask=ask_task, look=look_through_encoder, begin=begin_with_pixels)
     return KINDS.get(config.model_type, other)
+
+
+def encode(captioner: Captioner, pictures: UInt8[Tensor, "pictures height width 3"]) -> Shaped[Tensor, "pictures ..."]:
+    """What a model makes of pictures before it is asked anything; ``read`` and ``write`` take it."""
+    return kind_of(captioner.config).encode(captioner, pictures)
+
+
+def is_encoded(captioner: Captioner, *, picture_size: int) -> bool:
+    """Whether ``encode`` gives numbers that can be kept; else it gives pictures back as they are."""
+    blank = torch.from_numpy(blank_picture(picture_size)[None])
+    return kind_of(captioner.config).encode is not own_pixels or is_one_tensor(captioner, blank)
 
 
 def ask(captioner: Captioner, prompt: str, *, picture_size: int, max_tokens: int) -> Asked:
@@ -136,7 +145,7 @@ def read(
     captioner: Captioner,
     asked: Asked,
     *,
-    pictures: UInt8[Tensor, "pictures height width 3"],
+    seen: Shaped[Tensor, "pictures ..."],
     owners: Int[Tensor, " captions"],
     tokens: Int[Tensor, "captions places"],
 ) -> Float[Tensor, "captions places words"]:
@@ -145,31 +154,32 @@ def read(
     Args:
         captioner: the model.
         asked: the prompt.
-        pictures: as bytes.
+        seen: what ``encode`` made of the pictures.
         owners: the picture of each caption.
         tokens: of the captions, ends included, ``IGNORED`` behind them.
     """
     kind, (count, places) = kind_of(captioner.config), tokens.shape
-    seen = kind.look(captioner, asked, pictures, owners)
+    shown = kind.look(captioner, asked, seen, owners)
     decoder = kind.decoder(captioner.model)
     before = tokens[:, :-1]
     # Behind a caption's end any token will do: what comes later is never looked at.
-    given = torch.cat((_rows(asked.prefix, count, tokens), before.clamp(min=0)), 1)
+    given = torch.cat((repeated(asked.prefix, count, tokens), before.clamp(min=0)), 1)
+    there = torch.cat((repeated([1] * len(asked.prefix), count, tokens), (before != IGNORED).long()), 1)
     if captioner.config.is_encoder_decoder:
-        inputs = {k: _rows(v, count, tokens) for k, v in asked.inputs.items()}
-        if "encoder_outputs" in seen:
+        inputs = {k: repeated(v, count, tokens) for k, v in asked.inputs.items()}
+        if "encoder_outputs" in shown:
             inputs.pop("input_ids", None)
-        logits = decoder(**inputs, **seen, decoder_input_ids=given, use_cache=False).logits
+        given_with_mask = {"decoder_input_ids": given, "decoder_attention_mask": there}
+        logits = decoder(**inputs, **shown, **given_with_mask, use_cache=False).logits
     else:
-        there = torch.cat((_rows([1] * len(asked.prefix), count, tokens), (before != IGNORED).long()), 1)
         types = {
-            key: torch.cat((_rows(row, count, tokens), torch.full_like(before, kind.caption_type)), 1)
+            key: torch.cat((repeated(row, count, tokens), torch.full_like(before, kind.caption_type)), 1)
             for key, row in asked.inputs.items()
             if key not in ("input_ids", "attention_mask")
         }
         # Logits of the picture's places, of which there are hundreds, would take most of the memory.
         kept = {"logits_to_keep": places} if "logits_to_keep" in signature(decoder.forward).parameters else {}
-        logits = decoder(input_ids=given, attention_mask=there, **types, **seen, **kept, use_cache=False).logits
+        logits = decoder(input_ids=given, attention_mask=there, **types, **shown, **kept, use_cache=False).logits
     return logits[:, -places:]
 
 
@@ -177,7 +187,7 @@ def write(
     captioner: Captioner,
     asked: Asked,
     *,
-    pictures: UInt8[Tensor, "pictures height width 3"],
+    seen: Shaped[Tensor, "pictures ..."],
     decoding: str,
     max_tokens: int,
     beam_width: int,
@@ -196,7 +206,7 @@ def write(
     Args:
         captioner: the model.
         asked: the prompt.
-        pictures: as bytes.
+        seen: what ``encode`` made of the pictures.
         decoding: ``greedy``, ``beam`` or ``sample``.
         max_tokens: of a caption, its end included; at least 1.
         beam_width: captions that grow side by side; at least 1.
@@ -207,167 +217,53 @@ def write(
         temperature: as for ``Drawing``.
         uniforms: draws from [0, 1), a row for each picture and a column for each place; only sampling needs them.
     """
-    count = len(pictures)
-    inputs = {key: _rows(row, count, pictures) for key, row in asked.inputs.items()}
-    if captioner.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = _rows(asked.prefix, count, pictures)
+    kind, count = kind_of(captioner.config), len(seen)
+    if kind.begin is None:
+        shown = kind.look(captioner, asked, seen, torch.arange(count, device=seen.device))
+        inputs = {key: repeated(row, count, seen) for key, row in asked.inputs.items()}
+        inputs |= {key: value for key, value in shown.items() if value is not None}
+        if "encoder_outputs" in inputs:
+            inputs.pop("input_ids", None)
+    else:
+        inputs = kind.begin(captioner, asked, seen)
     # Named in full, so that a model's own settings of the same name do not act.
     settings: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
     settings |= {"num_beams": 1, "repetition_penalty": repetition_penalty, "max_new_tokens": max_tokens}
+    # Padding comes behind a caption's end and is cut off. If it were an end, as in GPT-2, transformers would ask for a
+    # mask of what an encoder reads, and pictures have none.
+    settings["pad_token_id"] = next(token for token in range(len(asked.ends) + 1) if token not in asked.ends)
+    settings["eos_token_id"] = [*asked.ends]
+    if captioner.config.is_encoder_decoder:
+        inputs |= read_before(asked.prefix, count, seen)
     if decoding == "beam":
         settings |= {"num_beams": beam_width, "length_penalty": length_penalty}
     if decoding == "sample":
         assert uniforms is not None, "sampling needs draws"
         drawing = Drawing(uniforms, start=len(asked.prefix), top_k=top_k, top_p=top_p, temperature=temperature)
         settings["logits_processor"] = [drawing]
-    rows = captioner.model.generate(**inputs, **captioner.pixels(pictures), **settings)[:, len(asked.prefix) :].tolist()
+    rows = kind.writer(captioner.model).generate(**inputs, **settings)[:, len(asked.prefix) :].tolist()
     kept = [row[: next((i for i, token in enumerate(row) if token in asked.ends), len(row))] for row in rows]
     return [text.strip() for text in captioner.processor.tokenizer.batch_decode(kept, skip_special_tokens=True)]
 
 
-def _rows(row: Sequence[int], count: int, like: Tensor) -> Int[Tensor, "rows places"]:
-    return torch.tensor([*row], dtype=torch.long, device=like.device).expand(count, len(row))
-
-
-# -- asking
-
-
-def _plain(captioner: Captioner, text: str) -> list[int]:
-    return captioner.processor.tokenizer(text, add_special_tokens=False).input_ids if text else []
-
-
-def _ends(captioner: Captioner, generation: Any) -> tuple[int, ...]:
-    found = generation.eos_token_id
-    if found is None:
-        found = captioner.processor.tokenizer.eos_token_id
-    return tuple(found) if isinstance(found, list | tuple) else (found,)
-
-
-def _causal(row: list[int], ends: tuple[int, ...], words: str = "") -> Asked:
-    return Asked({"input_ids": row, "attention_mask": [1] * len(row)}, tuple(row), ends, words)
-
-
-def _decoder_start(model: Any) -> list[int]:
-    settings = model.generation_config
-    start = settings.decoder_start_token_id
-    start = model.config.get_text_config(decoder=True).decoder_start_token_id if start is None else start
-    forced = settings.forced_bos_token_id
-    return [token for token in (start, forced) if token is not None]
-
-
-def _ask_blip(captioner: Captioner, prompt: str, picture_size: int) -> Asked:  # noqa: ARG001 - as all kinds are asked
-    text = captioner.config.text_config
-    ends = (text.sep_token_id,)
-    row = [text.bos_token_id, *_plain(captioner, prompt)]
-    # Its ``generate`` drops the last token, which its tokenizer puts there.
-    return Asked({"input_ids": [*row, *ends]}, tuple(row), ends, prompt)
-
-
-def _ask_git(captioner: Captioner, prompt: str, picture_size: int) -> Asked:  # noqa: ARG001 - as all kinds are asked
-    row = [captioner.processor.tokenizer.cls_token_id, *_plain(captioner, prompt)]
-    return _causal(row, _ends(captioner, captioner.model.generation_config), prompt)
-
-
-def _ask_blip_2(captioner: Captioner, prompt: str, picture_size: int) -> Asked:  # noqa: ARG001 - as all kinds are asked
-    model, config = captioner.model, captioner.config
-    if config.image_token_id is None:
-        raise BadInput(
-            "captioner_model: its config.json names no image_token_index; take a newer version of its files."
-        )
-    row = [config.image_token_id] * config.num_query_tokens + captioner.processor.tokenizer(prompt).input_ids
-    ends = _ends(captioner, model.language_model.generation_config)
-    if not config.is_encoder_decoder:
-        return _causal(row, ends, prompt)
-    return Asked(
-        {"input_ids": row, "attention_mask": [1] * len(row)}, tuple(_decoder_start(model.language_model)), ends
-    )
-
-
-def _ask_of_two(captioner: Captioner, prompt: str, picture_size: int) -> Asked:  # noqa: ARG001 - as all kinds are asked
-    prefix = [*_decoder_start(captioner.model), *_plain(captioner, prompt)]
-    return Asked({}, tuple(prefix), _ends(captioner, captioner.model.generation_config), prompt)
-
-
-def _ask_task(captioner: Captioner, prompt: str, picture_size: int) -> Asked:
-    """The prompt as the processor writes it out; the answer is a text of its own."""
-    return _from_processor(captioner, captioner.processor(text=prompt, images=_blank(picture_size)))
-
-
-def _ask_marked(captioner: Captioner, prompt: str, picture_size: int) -> Asked:
-    """The same, with the picture's mark before the prompt."""
-    mark = getattr(captioner.processor, "image_token", "")
-    return _ask_task(captioner, f"{mark}{prompt}", picture_size)
-
-
-def _ask_chat(captioner: Captioner, prompt: str, picture_size: int) -> Asked:
-    """A person's turn in a conversation, where the model was made for conversations."""
-    processor = captioner.processor
-    if not callable(processor):
-        raise BadInput("captioner_model: it has no processor that joins pictures and text; take another model.")
-    if not getattr(processor, "chat_template", None):
-        return _ask_marked(captioner, prompt, picture_size)
-    parts = [{"type": "image", "image": _blank(picture_size)}, {"type": "text", "text": prompt}]
-    turn = [{"role": "user", "content": parts}]
-    told = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=True)
-    return _from_processor(captioner, told)
-
-
-def _from_processor(captioner: Captioner, told: Mapping[str, Any]) -> Asked:
-    """What of a processor's output belongs to the tokens; the rest is the picture's."""
-    taken = signature(captioner.model.forward).parameters
-    (row,) = np.asarray(told["input_ids"]).tolist()
-    inputs = {"input_ids": row}
-    for key, value in told.items():
-        if key in taken and key != "labels" and np.shape(value) == (1, len(row)):
-            (inputs[key],) = np.asarray(value).tolist()
-    ends = _ends(captioner, captioner.model.generation_config)
-    if captioner.config.is_encoder_decoder:
-        return Asked(inputs, tuple(_decoder_start(captioner.model)), ends)
-    return Asked(inputs, tuple(row), ends)
-
-
-def _blank(side: int) -> np.ndarray:
-    return np.zeros((side, side, 3), np.uint8)
-
-
-# -- looking
-
-
-def _look_again(captioner: Captioner, asked: Asked, pictures: Tensor, owners: Tensor) -> dict[str, Any]:  # noqa: ARG001
-    """Pixels, once for each caption: the only thing that all models take."""
-    return captioner.pixels(pictures[owners])
-
-
-def _look_across(captioner: Captioner, asked: Asked, pictures: Tensor, owners: Tensor) -> dict[str, Any]:  # noqa: ARG001
-    """Vectors of the picture for a text decoder that attends to them."""
-    seen = captioner.model.vision_model(**captioner.pixels(pictures)).last_hidden_state
-    return {"encoder_hidden_states": seen[owners]}
-
-
-def _look_at_places(captioner: Captioner, asked: Asked, pictures: Tensor, owners: Tensor) -> dict[str, Any]:  # noqa: ARG001
-    """Vectors that take the picture's places among the tokens."""
-    seen = captioner.model.get_image_features(**captioner.pixels(pictures), return_dict=True).pooler_output[owners]
-    shown = SimpleNamespace(pooler_output=seen, qformer_outputs=None, vision_outputs=None)
-    return {"pixel_values": None, "mm_encoder_outputs": {"image": shown}}
-
-
-def _look_through_encoder(captioner: Captioner, asked: Asked, pictures: Tensor, owners: Tensor) -> dict[str, Any]:
-    """What the encoder makes of picture and prompt."""
-    from transformers.modeling_outputs import BaseModelOutput  # slow to import
-
-    inputs = {key: _rows(row, len(pictures), pictures) for key, row in asked.inputs.items()}
-    start = _rows(asked.prefix[:1], len(pictures), pictures)
-    pixels = captioner.pixels(pictures)
-    seen = captioner.model(**inputs, **pixels, decoder_input_ids=start, use_cache=False).encoder_last_hidden_state
-    return {"encoder_outputs": BaseModelOutput(last_hidden_state=seen[owners])}
-
-
 KINDS: dict[str, Kind] = {
-    "blip": Kind(ask=_ask_blip, look=_look_across, decoder=lambda model: model.text_decoder),
-    "blip-2": Kind(ask=_ask_blip_2, look=_look_at_places),
-    "git": Kind(ask=_ask_git, look=_look_again),
-    "florence2": Kind(ask=_ask_task, look=_look_through_encoder, prompt="<CAPTION>"),
-    "paligemma": Kind(ask=_ask_marked, look=_look_at_places, prompt="caption en", caption_type=1),
-    "vision-encoder-decoder": Kind(ask=_ask_of_two, look=_look_through_encoder),
+    "blip": Kind(
+        ask=ask_blip,
+        encode=attended,
+        look=look_across,
+        decoder=lambda model: model.text_decoder,
+        writer=lambda model: model.text_decoder,
+    ),
+    "blip-2": Kind(
+        ask=ask_blip_2,
+        encode=as_words,
+        look=look_at_places,
+        begin=begin_with_words,
+        writer=lambda model: model.language_model,
+    ),
+    "git": Kind(ask=ask_git, look=look_again),
+    "florence2": Kind(ask=ask_task, encode=as_words, look=look_with_prompt, prompt="<CAPTION>"),
+    "paligemma": Kind(ask=ask_marked, encode=as_words, look=look_at_places, prompt="caption en", caption_type=1),
+    "vision-encoder-decoder": Kind(ask=ask_of_two, encode=by_encoder, look=look_at_encoded),
 }
 """By the ``model_type`` of a model's configuration. Others go through their processor, and its chat template."""
