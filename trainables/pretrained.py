@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from trainables.parts.caption_drawings import caption_gallery
 from trainables.parts.caption_fields import METRICS, TOKEN_METRICS, drawn_captions, score_records
 from trainables.parts.captioner_files import CAPTIONER, build_model, crops, picture_side, read_files, read_processor
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
@@ -21,6 +22,7 @@ from trainables.parts.pictures import read_picture
 from trainables.parts.vision_language import IGNORED, Captioner, ask, caption_tokens, read, write
 from vltune.configuration import Library, TrialConfig, in_range, one_of, only_with
 from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
+from vltune.drawings import Drawing
 from vltune.errors import BadInput
 
 FINETUNINGS = ("none", "full", "lora")
@@ -209,6 +211,10 @@ class Pretrained(Family):
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each."""
         return score_records(records)
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
+        """Good and bad captions."""
+        return caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics)
 
     def alone(self, sample: Sample) -> Sample:
         """A picture without captions."""
