@@ -90,7 +90,7 @@ DRAWN: dict[str, set[str]] = {
     "correspondence": {"matches", "error_by_rank"},
     "correspondence_transfer": {"carried_labels"},
     "capdec": {"captions", "modality_gap"},
-    "pretrained": {"captions"},
+    "pretrained": {"captions", "attention"},
     "decoding": {"captions"},
 }
 """Family -> its drawings."""

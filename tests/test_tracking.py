@@ -249,6 +249,8 @@ def test_notes_fit_and_say_what_they_left_out():
     note = trial_note(uid="u1", state="pruned", searched={"a": 1}, captions={"0.jpg": "x | y"}, picture_url="p?{}&r")
     assert "| ![0.jpg](p?0.jpg&r) |\n| --- |\n| x \\| y |" in note
     assert "vltune rerun u1" in note
+    note = trial_note(uid="u1", state="finished", searched={}, figures={"figures/a.png": "Confusion. Dark | is much."})
+    assert note.endswith("\n\n`figures/a.png`: Confusion. Dark \\| is much.")
 
 
 @pytest.mark.integration
@@ -284,8 +286,8 @@ def test_a_search_arrives_once_whatever_is_sent_again(tracker, tmp_path):
         assert (run.info.status, run.data.tags["vltune.state"]) == [("FINISHED", "finished"), ("KILLED", "pruned")][k]
         assert run.info.run_name == f"row a{k}"
         assert "a dog number 0 \\| on grass" in run.data.tags["mlflow.note.content"]
-        shown = f"![figures/confusion.png](get-artifact?path=figures/confusion.png&run_uuid={run.info.run_id})"
-        assert f"Confusion. Dark \\| is much.\n\n{shown}" in run.data.tags["mlflow.note.content"]
+        shown = f"\n\n![figures/confusion.png](get-artifact?path=figures/confusion.png&run_uuid={run.info.run_id})"
+        assert run.data.tags["mlflow.note.content"].endswith(shown)
         root = Path(run.info.artifact_uri)
         assert root.is_relative_to(tracker.storage)
         kept = {"checkpoint": "checkpoint", "samples/best": "samples", "figures": "illustrations/figures"}

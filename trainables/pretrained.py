@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainables.parts.caption_drawings import caption_gallery
+from trainables.parts.caption_drawings import ATTENDED, attention_maps, caption_gallery
 from trainables.parts.caption_fields import METRICS, TOKEN_METRICS, drawn_captions, score_records
 from trainables.parts.captioner_files import CAPTIONER, build_model, crops, picture_side, read_files, read_processor
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
@@ -19,9 +19,10 @@ from trainables.parts.hub import hub_folder, hub_source
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.lora import add_adapters, is_adapter, unreached
 from trainables.parts.pictures import read_picture
-from trainables.parts.vision_language import IGNORED, Captioner, ask, caption_tokens, read, write
+from trainables.parts.vision_language import IGNORED, Captioner, ask, caption_tokens, picture_attention, read, write
 from vltune.configuration import Library, TrialConfig, in_range, one_of, only_with
 from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
+from vltune.devices import to_device
 from vltune.drawings import Drawing
 from vltune.errors import BadInput
 
@@ -151,9 +152,7 @@ class Pretrained(Family):
         captions = [drawn_captions(s, draws, config.captions_per_picture) for s in samples]
         flat = [text for texts in captions for text in texts]
         rows = caption_tokens(self._captioner(), self.asked, flat, max_tokens=config.max_tokens)
-        tokens = torch.full((len(rows), max(1, *map(len, rows)) if rows else 1), IGNORED)
-        for place, row in enumerate(rows):
-            tokens[place, : len(row)] = torch.tensor(row)
+        tokens = _padded(rows)
         batch: Batch = {
             "ids": ids,
             "captions": captions,
@@ -213,8 +212,24 @@ class Pretrained(Family):
         return score_records(records)
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
-        """Good and bad captions."""
-        return caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics)
+        """Good and bad captions, and where the decoder looked for each word, if it says so."""
+        gallery = caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics)
+        shown = [samples[i] for i in range(min(ATTENDED, len(samples)))]
+        device = next(self.captioner.parameters()).device
+        batch = to_device(self.collate(shown, None), device)
+        captions, longest = self.caption(batch, self.config), self.config.max_tokens
+        rows = caption_tokens(self._captioner(), self.asked, captions, max_tokens=longest)
+        weights = picture_attention(
+            self._captioner(),
+            self.asked,
+            pictures=batch["pictures"],
+            owners=torch.arange(len(shown), device=device),
+            tokens=_padded(rows).to(device),
+        )
+        if weights is None:
+            return gallery
+        words = [[self.processor.tokenizer.decode([token]).strip() for token in row[:-1]] for row in rows]
+        return [*gallery, *attention_maps(shown, list(zip(captions, words, strict=True)), weights)]
 
     def alone(self, sample: Sample) -> Sample:
         """A picture without captions."""
@@ -290,6 +305,13 @@ class Pretrained(Family):
             each = torch.stack((surprise, right, there)).cpu().double().sum(-1).T
             sums.index_add_(0, owners.cpu(), each)
         return [{"nll": nll, "tokens": int(tokens), "correct": int(right)} for nll, right, tokens in sums.tolist()]
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    tokens = torch.full((len(rows), max(1, *map(len, rows)) if rows else 1), IGNORED)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row)] = torch.tensor(row)
+    return tokens
 
 
 def _checkpoint_gradients(model: nn.Module, name: str) -> None:

@@ -26,7 +26,7 @@ FOLDER = "illustrations"
 FIGURES = "figures"
 INDEX = "figures.json"
 MODULES = "model.txt"
-_DPI = 110
+_DPI = 100
 _LONGEST = 200
 
 

@@ -91,7 +91,8 @@ def trial_note(
         parts.append(_pairs("metric", {key: f"{value:.4g}" for key, value in metrics.items()}))
     if searched:
         parts.append(_pairs("searched", searched))
-    parts += [f"{_cell(text)}\n\n{_picture(path, picture_url)}" for path, text in (figures or {}).items()]
+    for path, text in (figures or {}).items():  # a figure that is seen says itself how to read it
+        parts.append(_picture(path, picture_url) if picture_url else f"{_picture(path, '')}: {_cell(text)}")
     return _shorten("\n\n".join(parts), LONGEST)
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from vltune.canvas import FAINT, INK, LINE, PALETTE, blank, new_figure, style
 from vltune.drawings import Curve, Drawing, Mark, Matrix, Pictures, Points, Row, Tile
 
-_WIDTH = 12.0
-"""Of the widest figures, in inches: the size at which letters are read without zooming."""
+_WIDTH = 10.0
+"""Of the widest figures, in inches: what fits a page of MLflow, which shows figures in their own size."""
 _EDGE, _GAP = 0.25, 0.2
 _LETTER, _BOLD, _LINE = 0.067, 0.076, 0.17
 """Inches that a letter of 9 points takes across, a bold one too, and a line of them down."""
@@ -50,7 +50,7 @@ class _Letter(NamedTuple):
 def _draw_matrix(matrix: Matrix) -> Figure:
     names = [[textwrap.shorten(name, 34, placeholder="…") for name in of] for of in (matrix.rows, matrix.columns)]
     wordy = max(len(name) for name in names[1]) * _LETTER
-    cell = 0.9 if matrix.counts and len(names[1]) <= 8 else max(0.3, min(0.5, 7.5 / len(names[1])))
+    cell = 0.9 if matrix.counts and len(names[1]) <= 8 else max(0.3, min(0.5, 6.2 / len(names[1])))
     slanted = wordy > cell - 0.1
     across, down = cell * len(names[1]), cell * len(names[0])
     named = cell + 0.05 if matrix.row_pictures else max(len(name) for name in names[0]) * _LETTER + 0.15
@@ -125,7 +125,7 @@ def _draw_curve(curve: Curve) -> Figure:
 
 
 def _draw_points(points: Points) -> Figure:
-    figure, panels = _with_head(points, min(_WIDTH, 5.2 * len(points.panels)), 4.6, panels=len(points.panels))
+    figure, panels = _with_head(points, min(_WIDTH, 5.0 * len(points.panels)), 4.6, panels=len(points.panels))
     for axes, (title, groups) in zip(panels, points.panels.items(), strict=True):
         style(axes)
         axes.grid(visible=False)
@@ -165,7 +165,7 @@ def _with_head(drawing: Drawing, width: float, height: float, *, panels: int) ->
 def _draw_pictures(pictures: Pictures) -> Figure:
     across = max(len(row.tiles) for row in pictures.rows)
     double = any(tile.other is not None for row in pictures.rows for tile in row.tiles)
-    unit = min((_WIDTH - 2 * _EDGE - (across - 1) * _GAP) / across, 5.0 if double else 2.7)
+    unit = min((_WIDTH - 2 * _EDGE - (across - 1) * _GAP) / across, 4.6 if double else 2.3)
     width = max(2 * _EDGE + across * unit + (across - 1) * _GAP, 6.2)
     letters = int(unit / _LETTER)
     head, foot = _head(pictures, width), 0.4 if pictures.legend or pictures.scale else 0.0

@@ -79,19 +79,32 @@ def attention_drawings(
         shown: the pictures.
         tokenizer: its vocabulary.
     """
-    weights = word_attention(decoder, memory, written)
+    rows = [tokens[: tokens.index(END)] if END in tokens else tokens for tokens in written.tolist()]
+    captions = [(tokenizer.decode(row), [tokenizer.decode([word]) for word in row]) for row in rows]
+    return attention_maps(shown, captions, word_attention(decoder, memory, written))
+
+
+def attention_maps(
+    shown: Sequence[Sample],
+    captions: Sequence[tuple[str, Sequence[str]]],
+    weights: Float[Tensor, "pictures tokens positions"],
+) -> list[Drawing]:
+    """A map over the picture for each word; nothing where positions make no square.
+
+    Args:
+        shown: the pictures.
+        captions: of each picture, whole and word by word.
+        weights: of the words, and perhaps of what stands behind them.
+    """
     side = math.isqrt(weights.shape[2])
     if side < 2 or side * side != weights.shape[2]:
         return []
     rows: list[Row] = []
-    for sample, tokens, heats in zip(shown, written.tolist(), weights.cpu().numpy(), strict=True):
-        words = tokens[: tokens.index(END)] if END in tokens else tokens
-        caption = tokenizer.decode(words)
+    for sample, (caption, words), heats in zip(shown, captions, weights.cpu().numpy(), strict=True):
         assert sample.picture is not None, "captions are of pictures"
         tiles = [Tile(picture=sample.picture, text="whole picture")]
         for word, heat in list(zip(words, heats, strict=False))[:_WORDS]:
-            said = tokenizer.decode([word]) or "(unknown)"
-            tiles.append(Tile(picture=sample.picture, heat=heat.reshape(side, side), text=said))
+            tiles.append(Tile(picture=sample.picture, heat=heat.reshape(side, side), text=word or "(unknown)"))
         cut = " (its first words)" if len(words) > _WORDS else ""
         rows.append(Row(title=(caption or "(empty)") + cut, tiles=tiles[:_ACROSS]))
         rows += [Row(tiles=tiles[_ACROSS:])] if tiles[_ACROSS:] else []

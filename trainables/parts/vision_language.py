@@ -73,6 +73,8 @@ class Kind:
     """The part of the model that reads captions."""
     caption_type: int = 0
     """Type of a caption's tokens, where tokens have types."""
+    looks: bool = False
+    """Whether the decoder attends to the class token and the patches of a picture in layers of their own."""
 
 
 def kind_of(config: Any) -> Kind:
@@ -149,6 +151,33 @@ def read(
         owners: the picture of each caption.
         tokens: of the captions, ends included, ``IGNORED`` behind them.
     """
+    return _read(captioner, asked, pictures, owners, tokens).logits[:, -tokens.shape[1] :]
+
+
+def picture_attention(
+    captioner: Captioner,
+    asked: Asked,
+    *,
+    pictures: UInt8[Tensor, "pictures height width 3"],
+    owners: Int[Tensor, " captions"],
+    tokens: Int[Tensor, "captions places"],
+) -> Float[Tensor, "captions places patches"] | None:
+    """Where in the picture each token of captions was looked for; None where a model does not look, or does not tell.
+
+    The last layer's weights, averaged over its heads, without the class token's; they sum to one. Arguments: see
+    ``read``.
+    """
+    if not kind_of(captioner.config).looks:
+        return None
+    found = _read(captioner, asked, pictures, owners, tokens, output_attentions=True).cross_attentions
+    if not found or found[-1] is None:
+        return None
+    weights = found[-1].float().mean(1)[:, -tokens.shape[1] :, 1:]
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _read(captioner: Captioner, asked: Asked, pictures: Tensor, owners: Tensor, tokens: Tensor, **settings: Any) -> Any:
+    """What the decoder gives; logits of the captions' places come last."""
     kind, (count, places) = kind_of(captioner.config), tokens.shape
     seen = kind.look(captioner, asked, pictures, owners)
     decoder = kind.decoder(captioner.model)
@@ -159,18 +188,16 @@ def read(
         inputs = {k: _rows(v, count, tokens) for k, v in asked.inputs.items()}
         if "encoder_outputs" in seen:
             inputs.pop("input_ids", None)
-        logits = decoder(**inputs, **seen, decoder_input_ids=given, use_cache=False).logits
-    else:
-        there = torch.cat((_rows([1] * len(asked.prefix), count, tokens), (before != IGNORED).long()), 1)
-        types = {
-            key: torch.cat((_rows(row, count, tokens), torch.full_like(before, kind.caption_type)), 1)
-            for key, row in asked.inputs.items()
-            if key not in ("input_ids", "attention_mask")
-        }
-        # Logits of the picture's places, of which there are hundreds, would take most of the memory.
-        kept = {"logits_to_keep": places} if "logits_to_keep" in signature(decoder.forward).parameters else {}
-        logits = decoder(input_ids=given, attention_mask=there, **types, **seen, **kept, use_cache=False).logits
-    return logits[:, -places:]
+        return decoder(**inputs, **seen, decoder_input_ids=given, use_cache=False, **settings)
+    there = torch.cat((_rows([1] * len(asked.prefix), count, tokens), (before != IGNORED).long()), 1)
+    types = {
+        key: torch.cat((_rows(row, count, tokens), torch.full_like(before, kind.caption_type)), 1)
+        for key, row in asked.inputs.items()
+        if key not in ("input_ids", "attention_mask")
+    }
+    # Logits of the picture's places, of which there are hundreds, would take most of the memory.
+    kept = {"logits_to_keep": places} if "logits_to_keep" in signature(decoder.forward).parameters else {}
+    return decoder(input_ids=given, attention_mask=there, **types, **seen, **kept, use_cache=False, **settings)
 
 
 def write(
@@ -363,11 +390,11 @@ def _look_through_encoder(captioner: Captioner, asked: Asked, pictures: Tensor, 
 
 
 KINDS: dict[str, Kind] = {
-    "blip": Kind(ask=_ask_blip, look=_look_across, decoder=lambda model: model.text_decoder),
+    "blip": Kind(ask=_ask_blip, look=_look_across, decoder=lambda model: model.text_decoder, looks=True),
     "blip-2": Kind(ask=_ask_blip_2, look=_look_at_places),
     "git": Kind(ask=_ask_git, look=_look_again),
     "florence2": Kind(ask=_ask_task, look=_look_through_encoder, prompt="<CAPTION>"),
     "paligemma": Kind(ask=_ask_marked, look=_look_at_places, prompt="caption en", caption_type=1),
-    "vision-encoder-decoder": Kind(ask=_ask_of_two, look=_look_through_encoder),
+    "vision-encoder-decoder": Kind(ask=_ask_of_two, look=_look_through_encoder, looks=True),
 }
 """By the ``model_type`` of a model's configuration. Others go through their processor, and its chat template."""
