@@ -80,6 +80,21 @@ FIELDS: dict[str, Callable[[World], dict[str, Any]]] = {
 }
 """Family -> fields of a small configuration with everything random that it can have."""
 
+DRAWN: dict[str, set[str]] = {
+    "captioning": {"captions", "attention"},
+    "retrieval": {"pictures_by_text", "texts_by_picture", "similarity", "modality_gap"},
+    "matching": {"confusion", "wrong_pairs"},
+    "pretraining_rotation": {"rotations", "confusion"},
+    "pretraining_masked_word": {"hidden_words"},
+    "pretraining_reconstruction": {"reconstructions"},
+    "correspondence": {"matches", "error_by_rank"},
+    "correspondence_transfer": {"carried_labels"},
+    "capdec": {"captions", "modality_gap"},
+    "pretrained": {"captions", "attention"},
+    "decoding": {"captions"},
+}
+"""Family -> its drawings."""
+
 every_family = pytest.mark.parametrize("name", sorted(FAMILIES))
 every_trained = pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"decoding"}))
 
@@ -226,6 +241,21 @@ def test_predictions_do_not_depend_on_the_batch_they_are_in(
         assert apart[0].metrics[metric] == pytest.approx(value, rel=1e-4, abs=1e-5), metric
 
 
+def _listed(folder: Path) -> set[str]:
+    listed = json.loads((folder / "illustrations" / "figures" / "figures.json").read_text())
+    assert all(entry["title"] and entry["reads"].endswith(".") for entry in listed)
+    return {entry["file"].removesuffix(".png") for entry in listed}
+
+
+@every_family
+def test_every_trial_ends_with_drawings(name: str, trained: Callable[[str], tuple[Path, LocalRuntime]]) -> None:
+    folder, runtime = trained(name)
+    assert _listed(folder) == DRAWN[name]
+    assert not [note for note in runtime.reports[-1].notes if note.startswith("no ")]
+    total = int(runtime.reports[-1].metrics["parameters"])
+    assert f"\n{total:,} parameters" in (folder / "illustrations" / "model.txt").read_text()
+
+
 @every_trained
 def test_an_interrupted_trial_ends_as_one_that_was_not(
     tmp_path: Path, name: str, trained: Callable[[str], tuple[Path, LocalRuntime]], world: World
@@ -294,6 +324,7 @@ def _work(rank: int, folder: Path, world: World) -> None:
         try:
             run(world, name, folder / name, runtime=runtime, **_without_dropout(name))
             told[name] = [dict(report.metrics) for report in runtime.reports]
+            assert rank or _listed(folder / name) == DRAWN[name]
         except Exception as error:  # noqa: BLE001 (shown by the test)
             told[name] = f"{type(error).__name__}: {error}"
     if rank == 0:

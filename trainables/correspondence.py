@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from trainables.parts.correspondence_drawings import CARRIED, MATCHED, carried_drawing, match_drawings
 from trainables.parts.correspondences import SCORES, TOP, error_metrics
 from trainables.parts.crops import grid_positions
 from trainables.parts.dense import keep_layers_before
@@ -16,6 +17,7 @@ from trainables.parts.dense_fields import (
     collate_crops,
     collate_pairs,
     crop_loss,
+    crops_and_pictures,
     encode_crops,
     encode_whole,
     find_matches,
@@ -30,6 +32,8 @@ from trainables.parts.masks import BACKGROUND, PicturePair, carried_labels, inte
 from trainables.parts.picture_fields import build_picture_encoder, open_pictures
 from vltune.configuration import TrialConfig, in_range, one_of
 from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
+from vltune.devices import to_device
+from vltune.drawings import Drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,12 @@ class Correspondence(Family):
             mean_loss(records) | error_metrics(errors, kept=kept),
             [mean_loss([r]) | error_metrics(e[None], kept=kept) for r, e in zip(records, errors, strict=True)],
         )
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
+        """Matches between crops and pictures, and the error against the rank."""
+        shown = [samples[i] for i in range(min(MATCHED, len(samples)))]
+        batch = self.collate(shown, None)
+        return match_drawings(*crops_and_pictures(self.config, batch, torch.float32), records)
 
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """Pairs of pictures from files: the first and the second, the third and the fourth."""
@@ -215,6 +225,20 @@ class CorrespondenceTransfer(Family):
             mean_loss(records) | {"mean_iou": float(np.mean(means))},
             [mean_loss([r]) | {"mean_iou": mean} for r, mean in zip(records, means, strict=True)],
         )
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
+        """Labels carried to a few pictures, beside their own."""
+        chosen = [samples[i] for i in range(min(CARRIED, len(samples)))]
+        shown = [s for s in chosen if isinstance(s, PicturePair)]
+        batch = to_device(self.collate(shown, None), next(self.parameters()).device)
+        own, others = (encode_whole(self.picture_encoder, self.config, batch[key]) for key in ("pictures", "others"))
+        places = find_matches(self.config, own, others).places.cpu().numpy()
+        pairs = [
+            (pair.other, of_other, pair.picture, carried_labels(of_other, places[number]), labels)
+            for number, (pair, (labels, of_other)) in enumerate(zip(shown, batch["labels"], strict=True))
+            if pair.other is not None and pair.picture is not None
+        ]
+        return [carried_drawing(pairs, records[: len(pairs)], shown[0].categories)]
 
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """Pairs of pictures from files: the first and the second, the third and the fourth."""

@@ -13,6 +13,7 @@ import torch
 
 from trainables.capdec import Capdec
 from trainables.captioning import Captioning
+from trainables.parts.caption_drawings import caption_gallery
 from trainables.parts.caption_fields import METRICS, TOKEN_METRICS
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
 from trainables.parts.metrics import score_captions
@@ -32,6 +33,7 @@ from vltune.contract import (
     Sample,
     Scores,
 )
+from vltune.drawings import Drawing
 from vltune.errors import BadInput, lookup
 from vltune.models import read_assets, read_record, shelved
 
@@ -145,6 +147,10 @@ class Decoding(Family):
         whole["caption_length"] = sum(lengths) / len(lengths)
         whole["distinct_captions"] = len(set(texts)) / len(texts)
         return Scores(whole, [{**e, "caption_length": float(n)} for e, n in zip(each, lengths, strict=True)])
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
+        """Good and bad captions; a few, since a trial takes no longer than its decoding."""
+        return caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics, of_each=2)
 
     def alone(self, sample: Sample) -> Sample:
         """A picture without captions."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from trainables.parts.binary_metrics import BINARY_METRICS, binary_metrics
 from trainables.parts.caption_fields import TOKENIZER, drawn_captions
 from trainables.parts.classifier import CLASSIFIER_ACTIVATIONS, build_classifier, read_widths
+from trainables.parts.matching_drawings import matching_drawings
 from trainables.parts.negatives import NEGATIVES, PairSample, PairSplit
 from trainables.parts.picture_fields import (
     WIDTH_ONLY_WITH,
@@ -50,6 +51,7 @@ from vltune.contract import (
     Sample,
     Scores,
 )
+from vltune.drawings import Drawing
 from vltune.errors import BadInput
 
 EVALUATED = Draws(0, 0)
@@ -220,6 +222,10 @@ class Matching(Family):
             for r in records
         ]
         return Scores(whole, each)
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
+        """What was taken for what, and the pairs that are most wrong."""
+        return matching_drawings(samples, records)
 
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """Pictures, each with all texts: what ends like a picture's name is one, everything else is a text."""

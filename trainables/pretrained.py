@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor
 
+from trainables.parts.caption_drawings import ATTENDED, attention_maps, caption_gallery
 from trainables.parts.caption_fields import METRICS, TOKEN_METRICS, drawn_captions, score_records
 from trainables.parts.captioner_files import (
     CAPTIONER,
@@ -30,7 +31,16 @@ from trainables.parts.hub import hub_folder, hub_source
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.lora import add_adapters, is_adapter, unreached
 from trainables.parts.pictures import read_picture
-from trainables.parts.vision_language import IGNORED, ask, caption_tokens, encode, is_encoded, read, write
+from trainables.parts.vision_language import (
+    IGNORED,
+    ask,
+    caption_tokens,
+    encode,
+    is_encoded,
+    picture_attention,
+    read,
+    write,
+)
 from vltune.checkpoints import hash_tensors
 from vltune.configuration import Library, TrialConfig, in_range, one_of, only_with
 from vltune.contract import (
@@ -48,6 +58,8 @@ from vltune.contract import (
     Scores,
     fingerprint,
 )
+from vltune.devices import to_device
+from vltune.drawings import Drawing
 from vltune.errors import BadInput
 
 FINETUNINGS = ("none", "full", "lora")
@@ -184,9 +196,7 @@ class Pretrained(Family):
         captions = [drawn_captions(s, draws, config.captions_per_picture) for s in samples]
         flat = [text for texts in captions for text in texts]
         rows = caption_tokens(self._captioner(), self.asked, flat, max_tokens=config.max_tokens)
-        tokens = torch.full((len(rows), max(1, *map(len, rows)) if rows else 1), IGNORED)
-        for place, row in enumerate(rows):
-            tokens[place, : len(row)] = torch.tensor(row)
+        tokens = _padded(rows)
         batch: Batch = {
             "ids": ids,
             "captions": captions,
@@ -261,6 +271,26 @@ class Pretrained(Family):
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each."""
         return score_records(records)
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
+        """Good and bad captions, and where the decoder looked for each word, if it says so."""
+        gallery = caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics)
+        shown = [samples[i] for i in range(min(ATTENDED, len(samples)))]
+        device = next(self.captioner.parameters()).device
+        batch = to_device(self.collate(shown, None), device)
+        captions, longest = self.caption(batch, self.config), self.config.max_tokens
+        rows = caption_tokens(self._captioner(), self.asked, captions, max_tokens=longest)
+        weights = picture_attention(
+            self._captioner(),
+            self.asked,
+            seen=self._seen(batch),
+            owners=torch.arange(len(shown), device=device),
+            tokens=_padded(rows).to(device),
+        )
+        if weights is None:
+            return gallery
+        words = [[self.processor.tokenizer.decode([token]).strip() for token in row[:-1]] for row in rows]
+        return [*gallery, *attention_maps(shown, list(zip(captions, words, strict=True)), weights)]
 
     def alone(self, sample: Sample) -> Sample:
         """A picture without captions."""
@@ -348,6 +378,13 @@ def _collate_pictures(samples: Sequence[Sample]) -> Batch:
     pictures = [s.picture for s in samples if s.picture is not None]
     assert len(pictures) == len(samples), "every sample needs a picture"
     return {"pictures": torch.from_numpy(np.stack(pictures))}
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    tokens = torch.full((len(rows), max(1, *map(len, rows)) if rows else 1), IGNORED)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row)] = torch.tensor(row)
+    return tokens
 
 
 @functools.lru_cache(maxsize=4)

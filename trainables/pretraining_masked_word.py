@@ -14,6 +14,7 @@ from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.masking import WRITTEN_MASK, fill, mask_places, read_written_masks
 from trainables.parts.metrics import token_metrics
 from trainables.parts.pretraining import check_learns
+from trainables.parts.pretraining_drawings import GUESSED, guessed_words_drawing
 from trainables.parts.text import MASK, CaptionTokenizer, pad
 from trainables.parts.text_fields import (
     TEXT_TOKENIZER_FIELDS,
@@ -24,6 +25,8 @@ from trainables.parts.text_fields import (
 )
 from vltune.configuration import TrialConfig, in_range, one_of
 from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
+from vltune.devices import to_device
+from vltune.drawings import Drawing
 from vltune.errors import BadInput
 
 EVALUATED = Draws(0, 0)
@@ -164,6 +167,23 @@ class MaskedWord(Family):
         nll, tokens, correct = (sum(r[key] for r in records) for key in ("nll", "tokens", "correct"))
         each = [token_metrics(r["nll"], r["tokens"], r["correct"]) if r["tokens"] else {} for r in records]
         return Scores(token_metrics(nll, tokens, correct), each)
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:  # noqa: ARG002
+        """Captions with hidden words, and what was guessed for them."""
+        shown = [samples[i] for i in range(min(GUESSED, len(samples)))]
+        batch = to_device(self.collate(shown, None), self.classifier.weight.device)
+        guesses = self._logits(batch).argmax(-1).tolist()
+        words: list[dict[int, tuple[int, int]]] = [{} for _ in batch["rows"]]
+        for (row, place), guess, hidden in zip(
+            batch["places"].tolist(), guesses, batch["targets"].tolist(), strict=True
+        ):
+            words[row][place] = (guess, hidden)
+        told: list[list[tuple[str, list[tuple[str, str]]]]] = [[] for _ in shown]
+        for owner, tokens, at in zip(batch["owners"], batch["rows"], words, strict=True):
+            text = fill(self.tokenizer, tokens, {place: guess for place, (guess, _) in at.items()})
+            decoded = [(self.tokenizer.decode([guess]), self.tokenizer.decode([word])) for guess, word in at.values()]
+            told[owner].append((text, decoded))
+        return [guessed_words_drawing(shown, told)]
 
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """Texts in which ``<mask>`` stands for a word; a text is its sample's id.

@@ -21,8 +21,11 @@ from trainables.parts.picture_fields import (
 from trainables.parts.picture_vectors import count_positions
 from trainables.parts.pictures import read_picture
 from trainables.parts.pretraining import check_learns, mean_scores
+from trainables.parts.pretraining_drawings import RECONSTRUCTED, reconstruction_drawing
 from vltune.configuration import TrialConfig, in_range, only_with
 from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
+from vltune.devices import to_device
+from vltune.drawings import Drawing
 
 LEAST_ERROR = 1e-10
 """Squared error below which a picture counts as drawn without one: 100 decibels."""
@@ -108,6 +111,12 @@ class Reconstruction(Family):
             ]
         )
 
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:  # noqa: ARG002
+        """Pictures, what was drawn of them, and where that is off."""
+        shown = [samples[i] for i in range(min(RECONSTRUCTED, len(samples)))]
+        pictures = self._seen(to_device(self.collate(shown, None), next(self.parameters()).device))
+        return [reconstruction_drawing(pictures, self.picture_decoder(self.picture_encoder(pictures)).float())]
+
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """Pictures from files; a file's path is its sample's id."""
         return [Sample(s, read_picture(s, size=self.config.picture_size), ()) for s in sources]
@@ -117,5 +126,8 @@ class Reconstruction(Family):
         return f"drawn with a mean absolute error of {record['absolute_error']:.3f} of 1"
 
     def _error(self, batch: Batch) -> Float[Tensor, "pictures 3 height width"]:
-        pictures = shown_pictures(batch, next(self.picture_decoder.parameters()).dtype)
+        pictures = self._seen(batch)
         return self.picture_decoder(self.picture_encoder(pictures)).float() - pictures
+
+    def _seen(self, batch: Batch) -> Float[Tensor, "pictures 3 height width"]:
+        return shown_pictures(batch, next(self.picture_decoder.parameters()).dtype)

@@ -21,9 +21,12 @@ from trainables.parts.picture_fields import (
 from trainables.parts.picture_vectors import count_positions, side_by_side
 from trainables.parts.pictures import read_picture
 from trainables.parts.pretraining import check_learns, mean_scores
+from trainables.parts.pretraining_drawings import MOST_ANGLES, ROTATED, rotation_drawings
 from trainables.parts.rotation import read_degrees, rotate
 from vltune.configuration import TrialConfig, in_range, only_with
 from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
+from vltune.devices import to_device
+from vltune.drawings import Drawing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +127,13 @@ class Rotation(Family):
             ]
         )
 
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
+        """Turned pictures with what their angles were taken for, and the confusion matrix."""
+        shown = [samples[i] for i in range(min(ROTATED, len(samples)))]
+        batch = to_device(self.collate(shown, None), self.classifier.weight.device)
+        batch["classes"] = batch["classes"][:, :MOST_ANGLES]
+        return rotation_drawings(self._turned(batch).unflatten(0, batch["classes"].shape), records)
+
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """Pictures from files; a file's path is its sample's id."""
         return [Sample(s, read_picture(s, size=self.config.picture_size), ()) for s in sources]
@@ -134,6 +144,8 @@ class Rotation(Family):
         return ", ".join(f"{degrees:g}° taken for {guess:g}°" for degrees, guess in pairs)
 
     def _logits(self, batch: Batch) -> Float[Tensor, "turned classes"]:
+        return self.classifier(side_by_side(self.picture_encoder(self._turned(batch))))
+
+    def _turned(self, batch: Batch) -> Float[Tensor, "turned 3 side side"]:
         pictures = shown_pictures(batch, self.classifier.weight.dtype)
-        turned = rotate(pictures, batch["classes"], degrees=self.degrees, crop=self.config.rotation_crop)
-        return self.classifier(side_by_side(self.picture_encoder(turned)))
+        return rotate(pictures, batch["classes"], degrees=self.degrees, crop=self.config.rotation_crop)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trainables.parts.caption_fields import TOKENIZER, drawn_captions
 from trainables.parts.contrastive import CONTRASTIVE_LOSSES, Pairs, gather_pairs
+from trainables.parts.embedding_drawings import SEARCHED, Embedded, gap_drawing, retrieval_drawings
 from trainables.parts.picture_fields import (
     WIDTH_ONLY_WITH,
     PictureConfig,
@@ -49,6 +50,8 @@ from vltune.contract import (
     Sample,
     Scores,
 )
+from vltune.devices import to_device
+from vltune.drawings import Drawing
 from vltune.errors import BadInput
 
 LARGEST_SCALE = 100.0
@@ -57,6 +60,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Endings by which a source is the path of a picture, and not a text."""
 
 _TEXTS_AT_ONCE = 256
+_PICTURES_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +196,23 @@ class Retrieval(Family):
             scale=min(self.log_scale.exp().item(), LARGEST_SCALE if self.config.learn_temperature else math.inf),
         )
         return Scores(metrics, each)
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:  # noqa: ARG002
+        """What a few queries find, which pictures and captions are similar, and how far the two kinds lie apart."""
+        chosen = [samples[i] for i in range(min(SEARCHED, len(samples)))]
+        shown = [s for s in chosen if s.picture is not None and s.captions]
+        seen, read = [], []
+        for start in range(0, len(shown), _PICTURES_AT_ONCE):
+            batch = self.collate(shown[start : start + _PICTURES_AT_ONCE], None)
+            found = self.predict(to_device(batch, self.log_scale.device))
+            seen += [record["_picture"] for record in found]
+            read += [record["_texts"] for record in found]
+        pictures = [s.picture for s in shown if s.picture is not None]
+        embedded = Embedded(pictures, [s.captions for s in shown], np.stack(seen), np.concatenate(read))
+        groups = {"pictures": embedded.seen, "texts": embedded.read[embedded.first]}
+        gap = float(np.linalg.norm(groups["pictures"].mean(0) - groups["texts"].mean(0)))
+        drawn = gap_drawing(groups, reads=f"The means of the two are {gap:.2f} apart, of vectors of length 1.")
+        return [*retrieval_drawings(embedded), drawn]
 
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """Pictures from files, and everything else as texts; a source is its sample's id.

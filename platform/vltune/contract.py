@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vltune.configuration import TrialConfig
+from vltune.drawings import Drawing
 from vltune.errors import BadInput, lookup
 
 Direction = Literal["max", "min"]
@@ -185,6 +186,19 @@ class Family(torch.nn.Module, ABC):
     def alone(self, sample: Sample) -> Sample:
         """A sample as it comes when nothing is known of it: what ``latency_ms`` is measured on."""
         return sample
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> Sequence[Drawing]:  # noqa: ARG002
+        """What a person should see of the model, drawn once at the end of a trial; at most a second or two of work.
+
+        The model has the weights of its best epoch, and is in evaluation mode without gradients. What this raises
+        becomes a note in the table.
+
+        Args:
+            samples: the validation split. Each is read when it is asked for: a few dozen are enough.
+            records: of all of them, in their order: what ``predict`` said in the best epoch, less what begins with
+                ``_``, and the sample's own scores.
+        """
+        return ()
 
     def said(self, record: Record) -> str:
         """What ``vltune predict`` shows of a record, in one line."""

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vltune.illustrations import FOLDER
 from vltune.ledger import Event, Ledger, SearchRecord
-from vltune.summary import best_report, checkpoint_folder
+from vltune.summary import best_report, checkpoint_folder, trial_folder
 
 
 class LedgerEvents:
@@ -43,6 +44,7 @@ class LedgerEvents:
             return payload
         checkpoint = checkpoint_folder(self.folder.parent, trial, best)
         samples = checkpoint / "samples"
+        illustrations = trial_folder(self.folder.parent, trial) / FOLDER
         return {
             **payload,
             "note": "\n".join(best.notes),
@@ -50,4 +52,5 @@ class LedgerEvents:
             "best": dict(best.metrics),
             **({"checkpoint": str(checkpoint)} if checkpoint.is_dir() else {}),
             **({"samples": str(samples)} if samples.is_dir() else {}),
+            **({"illustrations": str(illustrations)} if illustrations.is_dir() else {}),
         }

@@ -8,21 +8,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
+from vltune.canvas import FAINT, INK, LINE, PALETTE, TINT, blank, new_figure, single_axes, style
 from vltune.compare import BEST, COMPETING, Column, Table
 from vltune.contract import Direction, RunRow
 from vltune.errors import BadInput
 from vltune.forms import folded, texts_of
 from vltune.objectives import pareto_front
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B")
-"""Okabe and Ito's colours, which people with any colour vision tell apart (https://jfly.uni-koeln.de/color/)."""
-
-_INK, _FAINT, _LINE, _TINT = "#1F2328", "#667079", "#D5DAE0", "#EAF3FA"
 _DASHES = ("-", "--", ":", "-.")
 _LABELLED = 8
 """Curves that can be told apart when each has its label; of more, the best are coloured and the rest are grey."""
@@ -73,17 +69,17 @@ def table_picture(table: Table) -> Figure:
     width = sum(widths) + 0.3
     notes = [part for note in table.notes for part in textwrap.wrap(note, max(40, int(width / 0.075)))]
     height = sum(heights) + len(notes) * 0.18 + 0.45
-    figure, axes = _blank(width, height)
+    figure, axes = blank(width, height)
 
     y = 0.15
     for number, row in enumerate((heads, *cells)):
         middle, x = y + heights[number] / 2, 0.15
         if number and any(table.marks.get((number - 1, column.key)) == BEST for column in columns):
-            axes.axhspan(y, y + heights[number], xmin=0.1 / width, xmax=1 - 0.1 / width, color=_TINT, lw=0, zorder=0)
+            axes.axhspan(y, y + heights[number], xmin=0.1 / width, xmax=1 - 0.1 / width, color=TINT, lw=0, zorder=0)
         for i, (text, column) in enumerate(zip(row, columns, strict=True)):
             mark = table.marks.get((number - 1, column.key), "")
             strong = "bold" if number == 0 or mark == BEST else "normal"
-            color = _FAINT if number and table.rows[number - 1].state == "failed" else _INK
+            color = FAINT if number and table.rows[number - 1].state == "failed" else INK
             if column.kind in wraps:
                 axes.text(x + 0.05, middle, text, va="center", ha="left", color=color, weight=strong, fontsize=10)
             else:
@@ -94,9 +90,9 @@ def table_picture(table: Table) -> Figure:
                     axes.plot(edge + 0.12, middle, "o", ms=5, mfc=face, mec=PALETTE[0], mew=1.2)
             x += widths[i]
         y += heights[number]
-        axes.axhline(y, xmin=0.1 / width, xmax=1 - 0.1 / width, color=_INK if number == 0 else _LINE, lw=0.8)
+        axes.axhline(y, xmin=0.1 / width, xmax=1 - 0.1 / width, color=INK if number == 0 else LINE, lw=0.8)
     for number, note in enumerate(notes):
-        axes.text(0.2, y + 0.2 + number * 0.18, note, va="center", ha="left", fontsize=8.5, color=_FAINT)
+        axes.text(0.2, y + 0.2 + number * 0.18, note, va="center", ha="left", fontsize=8.5, color=FAINT)
     return figure
 
 
@@ -113,21 +109,21 @@ def learning_curves(histories: Mapping[str, Sequence[tuple[int, float]]], metric
     curves = {name: points for name, points in finite.items() if points}
     if not curves:
         raise BadInput(f"no trial has a finite {metric}: there is no curve to draw.")
-    figure, axes = _axes(8.6, 4.6)
+    figure, axes = single_axes(8.6, 4.6)
     labels = []
     for number, (name, points) in reversed(list(enumerate(curves.items()))):
         epochs, values = zip(*points, strict=True)
         if number >= _LABELLED:
-            axes.plot(epochs, values, color=_LINE, lw=1.2, zorder=1)
+            axes.plot(epochs, values, color=LINE, lw=1.2, zorder=1)
             continue
         color, dash = PALETTE[number % len(PALETTE)], _DASHES[number // len(PALETTE)]
         axes.plot(epochs, values, color=color, ls=dash, lw=1.9, zorder=3, marker="o" if len(epochs) == 1 else None)
         labels.append((epochs[-1], values[-1], textwrap.shorten(name, 34, placeholder="…"), color))
     if len(curves) > _LABELLED:
-        axes.plot([], [], color=_LINE, lw=1.2, label=f"{len(curves) - _LABELLED} other trials")
-        axes.legend(frameon=False, fontsize=9, labelcolor=_FAINT, loc="best")
+        axes.plot([], [], color=LINE, lw=1.2, label=f"{len(curves) - _LABELLED} other trials")
+        axes.legend(frameon=False, fontsize=9, labelcolor=FAINT, loc="best")
     axes.set_xlabel("epoch")
-    axes.set_title(metric, loc="left", fontsize=12, weight="bold", color=_INK)
+    axes.set_title(metric, loc="left", fontsize=12, weight="bold", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label_ends(axes, labels)
     return figure
@@ -169,13 +165,13 @@ def picture_sizes(stats: Mapping[str, Any]) -> Figure:
     """Histograms of the pictures' widths and heights in pixels, from ``widths`` and ``heights``."""
     widths, heights = _numbers(stats, "widths"), _numbers(stats, "heights")
     edges = np.histogram_bin_edges(np.concatenate([widths, heights]), bins=30).tolist()
-    figure, axes = _axes(7.4, 4.0)
+    figure, axes = single_axes(7.4, 4.0)
     for name, values, color in (("width", widths, PALETTE[0]), ("height", heights, PALETTE[1])):
         axes.hist(values, bins=edges, color=color, alpha=0.35)
         label = f"{name}: median {np.median(values):.0f}, {values.min():.0f} to {values.max():.0f}"
         axes.hist(values, bins=edges, histtype="step", color=color, lw=1.6, label=label)
     axes.set_xlabel("pixels")
-    axes.set_title(f"Size of {len(widths):,} pictures", loc="left", fontsize=12, weight="bold", color=_INK)
+    axes.set_title(f"Size of {len(widths):,} pictures", loc="left", fontsize=12, weight="bold", color=INK)
     axes.legend(frameon=False, fontsize=9)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     return figure
@@ -188,7 +184,7 @@ def caption_lengths(stats: Mapping[str, Any]) -> Figure:
     # one very long caption would press all others into a corner
     last = max(int(np.percentile(lengths, 99.5)) + 1, int(lengths.min()) + 1)
     counts = np.bincount(np.minimum(lengths, last))
-    figure, axes = _axes(7.4, 4.0)
+    figure, axes = single_axes(7.4, 4.0)
     places = np.arange(lengths.min(), len(counts))
     axes.bar(places, counts[places], width=0.85, color=PALETTE[0])
     low, median, high = np.percentile(lengths, [5, 50, 95])
@@ -206,7 +202,7 @@ def caption_lengths(stats: Mapping[str, Any]) -> Figure:
     longer = int((lengths > last).sum())
     axes.set_xlabel("words" + (f" ({longer} longer captions in the last bar)" if longer else ""))
     title = f"Length of {len(lengths):,} captions; 90 % have {low:.0f} to {high:.0f} words"
-    axes.set_title(title, loc="left", fontsize=12, weight="bold", color=_INK)
+    axes.set_title(title, loc="left", fontsize=12, weight="bold", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     return figure
@@ -223,10 +219,10 @@ def metric_against_parameters(rows: Sequence[RunRow], parameters: Sequence[str],
         raise BadInput(f"no trial with a finite {metric}, or no parameter to draw it against.")
     across = min(3, len(parameters))
     down = math.ceil(len(parameters) / across)
-    figure = _figure(3.5 * across + 0.5, 2.9 * down + 0.3)
+    figure = new_figure(3.5 * across + 0.5, 2.9 * down + 0.3)
     for number, name in enumerate(parameters):
         axes = figure.add_subplot(down, across, number + 1)
-        _style(axes)
+        style(axes)
         points = [(row.config[name], row.metrics[metric]) for row in kept if name in row.config]
         _scatter(axes, points)
         axes.set_xlabel(name)
@@ -274,16 +270,16 @@ def pareto_fronts(rows: Sequence[RunRow], objectives: Mapping[str, Direction]) -
     if not kept or not others:
         raise BadInput(f"no trial with finite {', '.join(objectives)}, or no second objective to draw.")
     on_front = pareto_front([[row.metrics[name] for name in objectives] for row in kept], list(objectives.values()))
-    figure = _figure(5.4 * len(others) + 0.4, 4.4)
+    figure = new_figure(5.4 * len(others) + 0.4, 4.4)
     for number, name in enumerate(others):
         axes = figure.add_subplot(1, len(others), number + 1)
-        _style(axes)
+        style(axes)
         points = [(row.metrics[name], row.metrics[first]) for row in kept]
         best = pareto_front(points, [objectives[name], objectives[first]])
         line = sorted(point for point, is_best in zip(points, best, strict=True) if is_best)
         axes.plot(*zip(*line, strict=True), color=PALETTE[0], lw=1.2, alpha=0.6, zorder=2)
         for (x, y), is_on in zip(points, on_front, strict=True):
-            face, edge = (PALETTE[0], PALETTE[0]) if is_on else ("white", _FAINT)
+            face, edge = (PALETTE[0], PALETTE[0]) if is_on else ("white", FAINT)
             axes.scatter(x, y, s=30, color=face, edgecolors=edge, lw=1.0, zorder=3)
         if name.endswith("parameters"):
             axes.set_xscale("log")
@@ -303,7 +299,7 @@ def pareto_fronts(rows: Sequence[RunRow], objectives: Mapping[str, Direction]) -
         axes = figure.axes[0]
         axes.plot([], [], "o", ms=5, color=PALETTE[0], label=f"front of all {len(objectives)} objectives")
         axes.plot([], [], color=PALETTE[0], lw=1.2, alpha=0.6, label="front of the two that are drawn")
-        axes.legend(frameon=False, fontsize=8, labelcolor=_FAINT, loc="best")
+        axes.legend(frameon=False, fontsize=8, labelcolor=FAINT, loc="best")
     return figure
 
 
@@ -334,7 +330,7 @@ def _label_points(
                 ha=sideways,
                 va=upright,
                 fontsize=8,
-                color=_INK,
+                color=INK,
             )
             placed.set_in_layout(False)
             box = placed.get_window_extent()
@@ -357,7 +353,7 @@ def captions_gallery(samples: Sequence[GalleryItem]) -> Figure:
     rows = [range(start, min(start + across, len(samples))) for start in range(0, len(samples), across)]
     below = [max(len(texts[i]) for i in row) * line + 0.3 for row in rows]
     width, height = across * (side + 0.25) + 0.25, sum(below) + len(rows) * (side * 0.75 + 0.1) + 0.15
-    figure, canvas = _blank(width, height)
+    figure, canvas = blank(width, height)
     y = 0.15
     for row, depth in zip(rows, below, strict=True):
         for number, i in enumerate(row):
@@ -381,10 +377,10 @@ def _gallery_lines(sample: GalleryItem, letters: int) -> list[tuple[str, str, st
         if len(sample.captions) > 1:
             lines.append((textwrap.shorten(model, letters, placeholder="…"), color, "bold"))
         wrapped = textwrap.wrap(caption, letters) or ["(empty)"]
-        lines += [(part, _INK, "normal" if len(sample.captions) > 1 else "bold") for part in wrapped]
+        lines += [(part, INK, "normal" if len(sample.captions) > 1 else "bold") for part in wrapped]
     for reference in sample.references:
         first, *rest = textwrap.wrap(reference, letters - 2) or ["(empty)"]
-        lines += [(f"– {first}", _FAINT, "normal"), *((f"  {part}", _FAINT, "normal") for part in rest)]
+        lines += [(f"– {first}", FAINT, "normal"), *((f"  {part}", FAINT, "normal") for part in rest)]
     return [(text.replace("$", r"\$"), color, weight) for text, color, weight in lines]
 
 
@@ -397,37 +393,3 @@ def _numbers(stats: Mapping[str, Any], key: str) -> np.ndarray:
 
 def _wrapped_title(column: Column) -> str:
     return column.title if len(column.title) <= 10 else column.title.replace("_", "_\n", 1)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = _figure(width, height)
-    axes = figure.add_subplot()
-    _style(axes)
-    return figure, axes
-
-
-def _style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_LINE)
-    axes.tick_params(colors=_FAINT, labelsize=9, length=3, color=_LINE)
-    axes.grid(axis="y", color=_LINE, lw=0.6, alpha=0.7)
-    axes.set_axisbelow(True)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-
-
-def _blank(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure whose coordinates are inches from its upper left corner."""
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    axes.axis("off")
-    return figure, axes

@@ -57,6 +57,7 @@ def trial_note(
     best_epoch: int | None = None,
     metrics: Mapping[str, float] | None = None,
     captions: Mapping[str, str] | None = None,
+    figures: Mapping[str, str] | None = None,
     remarks: str = "",
     error: str = "",
     picture_url: str = "",
@@ -69,10 +70,11 @@ def trial_note(
         searched: the values that the sampler chose.
         best_epoch: the epoch that counts.
         metrics: its metrics.
-        captions: file name of a picture -> what the model said of it.
+        captions: path of a picture -> what the model said of it.
+        figures: path of a figure -> what it shows.
         remarks: more Markdown.
         error: why it failed.
-        picture_url: address of a picture with ``{}`` for its file name; empty shows names only.
+        picture_url: address of a picture with ``{}`` for its path; empty shows paths only.
     """
     where = f", best epoch {best_epoch}" if best_epoch is not None else ""
     parts = [f"Trial `{uid}`: **{state}**{where}. Train it again: `vltune rerun {uid}`."]
@@ -80,7 +82,7 @@ def trial_note(
         parts.append(f"**Error:** {error}")
     if shown := list((captions or {}).items())[:_PICTURES]:
         # MLflow folds a note after a few lines: the pictures come first.
-        heads = [f"![{name}]({picture_url.format(name)})" if picture_url else f"`{name}`" for name, _ in shown]
+        heads = [_picture(path, picture_url) for path, _ in shown]
         said = [_cell(text)[:300] for _, text in shown]
         parts.append("\n".join([_row(heads), _row(["---"] * len(shown)), _row(said)]))
     if remarks:
@@ -89,7 +91,13 @@ def trial_note(
         parts.append(_pairs("metric", {key: f"{value:.4g}" for key, value in metrics.items()}))
     if searched:
         parts.append(_pairs("searched", searched))
+    for path, text in (figures or {}).items():  # a figure that is seen says itself how to read it
+        parts.append(_picture(path, picture_url) if picture_url else f"{_picture(path, '')}: {_cell(text)}")
     return _shorten("\n\n".join(parts), LONGEST)
+
+
+def _picture(path: str, url: str) -> str:
+    return f"![{path}]({url.format(path)})" if url else f"`{path}`"
 
 
 def _pairs(title: str, values: Mapping[str, object]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from vltune.illustrations import FIGURES, INDEX
 from vltune.ledger import Event
 from vltune.tracking import EpochPoint, Refused, Tracker
 
@@ -24,9 +25,9 @@ class Source(Protocol):
         """The next events after a sequence number, in order, with what MLflow is to be told of them as their payload.
 
         ``started``: params, searched, name, number, tags. ``epoch``: epoch, metrics. ``ended``: state, error, note,
-        checkpoint, samples, best_epoch, best (its metrics). ``summary``: state, note, files, table (by columns), best.
-        Folders are paths as text; a folder of samples is what ``write_samples`` makes. All but params, epoch, metrics
-        and state may be missing or empty.
+        checkpoint, samples, illustrations, best_epoch, best (its metrics). ``summary``: state, note, files, table (by
+        columns), best. Folders are paths as text; a folder of samples is what ``write_samples`` makes, one of
+        illustrations what ``illustrate`` makes. All but params, epoch, metrics and state may be missing or empty.
         """
         ...
 
@@ -216,6 +217,7 @@ class Sender:
         run_id = self._run(event.uid)
         # The end comes first: files that are gone by now must not leave the run open.
         samples = Path(payload["samples"]) if payload.get("samples") else None
+        illustrations = Path(payload["illustrations"]) if payload.get("illustrations") else None
         self._tracker.finish_trial(
             run_id,
             payload["state"],
@@ -225,9 +227,12 @@ class Sender:
             best_epoch=payload.get("best_epoch"),
             best=payload.get("best"),
             captions=_captions(samples),
+            figures=_figures(illustrations),
         )
         if samples:
             self._tracker.log_files(run_id, samples, "samples/best")
+        if illustrations:
+            self._tracker.log_files(run_id, illustrations)
         if payload.get("checkpoint"):
             self._tracker.log_files(run_id, Path(payload["checkpoint"]), "checkpoint")
 
@@ -250,6 +255,14 @@ class Sender:
                 raise Refused(f"MLflow has no run for the trial {uid}: somebody deleted it")
             self._runs[uid] = found
         return self._runs[uid]
+
+
+def _figures(illustrations: Path | None) -> dict[str, str]:
+    file = illustrations / FIGURES / INDEX if illustrations else None
+    if file is None or not file.is_file():
+        return {}
+    listed = json.loads(file.read_text(encoding="utf-8"))
+    return {f"{FIGURES}/{entry['file']}": f"{entry['title']}. {entry['reads']}" for entry in listed}
 
 
 def _captions(samples: Path | None) -> dict[str, str]:

@@ -228,6 +228,7 @@ class Tracker:
         best_epoch: int | None = None,
         best: Mapping[str, float] | None = None,
         captions: Mapping[str, str] | None = None,
+        figures: Mapping[str, str] | None = None,
     ) -> None:
         """Ends the run of a trial and writes its note.
 
@@ -240,6 +241,7 @@ class Tracker:
             best_epoch: the epoch that counts.
             best: its metrics. Logged as ``best/NAME``, since MLflow's table shows each metric's last value.
             captions: picture in ``samples/best`` -> what the model said of it.
+            figures: path of an artifact -> what it shows.
         """
         self._send_best(run_id, best_epoch or 0, best, end_time)
         with self.asking(f"the end of run {run_id}") as client:
@@ -251,10 +253,11 @@ class Tracker:
                 searched={key: run.data.params.get(key, "") for key in searched},
                 best_epoch=best_epoch,
                 metrics=best or {},
-                captions=captions,
+                captions={f"samples/best/{name}": said for name, said in (captions or {}).items()},
+                figures=figures,
                 remarks=note,
                 error=error,
-                picture_url=f"get-artifact?path=samples/best/{{}}&run_uuid={run_id}",
+                picture_url=f"get-artifact?path={{}}&run_uuid={run_id}",
             )
             tags = {"vltune.state": state, "vltune.error": error, "mlflow.note.content": text}
             tags["vltune.best_epoch"] = "" if best_epoch is None else str(best_epoch)
@@ -296,8 +299,13 @@ class Tracker:
             self._tag(client, run_id, tags)
             client.set_terminated(run_id, STATUS[state], round(end_time * 1000))
 
-    def log_files(self, run_id: str, folder: Path, artifact_path: str) -> None:
+    def log_files(self, run_id: str, folder: Path, artifact_path: str = "") -> None:
         """All files of a folder as artifacts. Where artifacts lie on this disk they are hard links: no second copy.
+
+        Args:
+            run_id: the run's.
+            folder: whose files.
+            artifact_path: folder of the run's artifacts; empty: directly among them.
 
         Raises:
             Refused: the folder is gone.
@@ -309,7 +317,7 @@ class Tracker:
                 self._artifacts[run_id] = client.get_run(run_id).info.artifact_uri
             root = local_path(self._artifacts[run_id])
             if root is None:
-                client.log_artifacts(run_id, str(folder), artifact_path)
+                client.log_artifacts(run_id, str(folder), artifact_path or None)
             else:
                 shutil.copytree(folder, root / artifact_path, copy_function=_link, dirs_exist_ok=True)
 

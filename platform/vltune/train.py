@@ -38,6 +38,7 @@ from vltune.contract import (
 )
 from vltune.devices import cpu_has_bf16, peak_memory, reset_peak_memory, to_device, wide
 from vltune.errors import BadInput, TrainingFailure, lookup
+from vltune.illustrations import FOLDER, illustrate
 from vltune.optimization import (
     add_penalties,
     build_optimizer,
@@ -203,12 +204,14 @@ class _Fit:
 
     def _train_and_tell(self) -> None:
         for report in self.reports:  # committed, but perhaps never heard of
-            if report["epoch"] > self.trial.known_epoch and not self._tell(report["epoch"], EpochReport(**report)):
+            if report["epoch"] > self.trial.known_epoch and not self._tell(
+                report["epoch"], self._illustrated(EpochReport(**report))
+            ):
                 return
         while not self.progress.finished:
             epoch = self.progress.epoch + (1 if self.config.epochs else 0)
             trained = self._train(epoch) if self.config.epochs else {}
-            if not self._tell(epoch, self._evaluate(epoch, trained)):
+            if not self._tell(epoch, self._illustrated(self._evaluate(epoch, trained))):
                 return
 
     # -- training
@@ -433,6 +436,19 @@ class _Fit:
         best = self.parent / progress.best_checkpoint
         checkpoints.keep_only(self.parent, [best, committed.folder])
         return report
+
+    def _illustrated(self, report: EpochReport | None) -> EpochReport | None:
+        """Before the last report is told, its figures are drawn; what could not be is one of its notes.
+
+        Nothing is trained any more: the weights stay those of the best epoch.
+        """
+        if report is None or not report.last or self.runtime.rank:
+            return report
+        best = Checkpoint(self.parent / self.progress.best_checkpoint, self.progress.best_epoch)
+        folder, device = self.trial.folder / FOLDER, self.runtime.device
+        with self.runtime.alive(), self.autocast():
+            notes = illustrate(self.model, self.validation, best, folder, device=device)
+        return dataclasses.replace(report, notes=(*report.notes, *notes))
 
     def _tell(self, epoch: int, report: EpochReport | None) -> bool:
         told = None if report is None else (report, self.progress)

@@ -110,9 +110,8 @@ def encode_crops(
     encoder: Encoder, config: DenseConfig, batch: Batch
 ) -> tuple[Float[Tensor, "pictures positions channels"], Float[Tensor, "pictures places channels"]]:
     """Features of crops and of the whole pictures."""
-    pictures = shown_pictures(batch, next(encoder.parameters()).dtype)
-    size = crop_pixels(config.crop, side=config.crop_side, picture_size=config.picture_size)
-    crops, layer, side = cut_crops(pictures, batch["windows"], size=size), config.feature_layer, config.grid_side
+    crops, pictures = crops_and_pictures(config, batch, next(encoder.parameters()).dtype)
+    size, layer, side = crops.shape[-1], config.feature_layer, config.grid_side
     if size == config.picture_size:
         both = dense_features(encoder, torch.cat((crops, pictures)), layer=layer, side=side)
         return both[: len(crops)], both[len(crops) :]
@@ -122,6 +121,15 @@ def encode_crops(
         dense_features(encoder, crops, layer=layer, side=fewer),
         dense_features(encoder, pictures, layer=layer, side=side),
     )
+
+
+def crops_and_pictures(
+    config: DenseConfig, batch: Batch, dtype: torch.dtype
+) -> tuple[Float[Tensor, "pictures 3 size size"], Float[Tensor, "pictures 3 height width"]]:
+    """Crops and the whole pictures, as the encoder sees them."""
+    pictures = shown_pictures(batch, dtype)
+    size = crop_pixels(config.crop, side=config.crop_side, picture_size=config.picture_size)
+    return cut_crops(pictures, batch["windows"], size=size), pictures
 
 
 def encode_whole(

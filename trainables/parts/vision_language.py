@@ -71,6 +71,8 @@ class Kind:
     """The part of the model that writes them."""
     caption_type: int = 0
     """Type of a caption's tokens, where tokens have types."""
+    looks: bool = False
+    """Whether the decoder attends to the class token and the patches of a picture in layers of their own."""
 
 
 def kind_of(config: Any) -> Kind:
@@ -158,6 +160,33 @@ def read(
         owners: the picture of each caption.
         tokens: of the captions, ends included, ``IGNORED`` behind them.
     """
+    return _read(captioner, asked, seen, owners, tokens).logits[:, -tokens.shape[1] :]
+
+
+def picture_attention(
+    captioner: Captioner,
+    asked: Asked,
+    *,
+    seen: Shaped[Tensor, "pictures ..."],
+    owners: Int[Tensor, " captions"],
+    tokens: Int[Tensor, "captions places"],
+) -> Float[Tensor, "captions places patches"] | None:
+    """Where in the picture each token of captions was looked for; None where a model does not look, or does not tell.
+
+    The last layer's weights, averaged over its heads, without the class token's; they sum to one. Arguments: see
+    ``read``.
+    """
+    if not kind_of(captioner.config).looks:
+        return None
+    found = _read(captioner, asked, seen, owners, tokens, output_attentions=True).cross_attentions
+    if not found or found[-1] is None:
+        return None
+    weights = found[-1].float().mean(1)[:, -tokens.shape[1] :, 1:]
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _read(captioner: Captioner, asked: Asked, seen: Tensor, owners: Tensor, tokens: Tensor, **settings: Any) -> Any:
+    """What the decoder gives; logits of the captions' places come last."""
     kind, (count, places) = kind_of(captioner.config), tokens.shape
     shown = kind.look(captioner, asked, seen, owners)
     decoder = kind.decoder(captioner.model)
@@ -170,17 +199,15 @@ def read(
         if "encoder_outputs" in shown:
             inputs.pop("input_ids", None)
         given_with_mask = {"decoder_input_ids": given, "decoder_attention_mask": there}
-        logits = decoder(**inputs, **shown, **given_with_mask, use_cache=False).logits
-    else:
-        types = {
-            key: torch.cat((repeated(row, count, tokens), torch.full_like(before, kind.caption_type)), 1)
-            for key, row in asked.inputs.items()
-            if key not in ("input_ids", "attention_mask")
-        }
-        # Logits of the picture's places, of which there are hundreds, would take most of the memory.
-        kept = {"logits_to_keep": places} if "logits_to_keep" in signature(decoder.forward).parameters else {}
-        logits = decoder(input_ids=given, attention_mask=there, **types, **shown, **kept, use_cache=False).logits
-    return logits[:, -places:]
+        return decoder(**inputs, **shown, **given_with_mask, use_cache=False, **settings)
+    types = {
+        key: torch.cat((repeated(row, count, tokens), torch.full_like(before, kind.caption_type)), 1)
+        for key, row in asked.inputs.items()
+        if key not in ("input_ids", "attention_mask")
+    }
+    # Logits of the picture's places, of which there are hundreds, would take most of the memory.
+    kept = {"logits_to_keep": places} if "logits_to_keep" in signature(decoder.forward).parameters else {}
+    return decoder(input_ids=given, attention_mask=there, **types, **shown, **kept, use_cache=False, **settings)
 
 
 def write(
@@ -253,6 +280,7 @@ KINDS: dict[str, Kind] = {
         look=look_across,
         decoder=lambda model: model.text_decoder,
         writer=lambda model: model.text_decoder,
+        looks=True,
     ),
     "blip-2": Kind(
         ask=ask_blip_2,
@@ -264,6 +292,6 @@ KINDS: dict[str, Kind] = {
     "git": Kind(ask=ask_git, look=look_again),
     "florence2": Kind(ask=ask_task, encode=as_words, look=look_with_prompt, prompt="<CAPTION>"),
     "paligemma": Kind(ask=ask_marked, encode=as_words, look=look_at_places, prompt="caption en", caption_type=1),
-    "vision-encoder-decoder": Kind(ask=ask_of_two, encode=by_encoder, look=look_at_encoded),
+    "vision-encoder-decoder": Kind(ask=ask_of_two, encode=by_encoder, look=look_at_encoded, looks=True),
 }
 """By the ``model_type`` of a model's configuration. Others go through their processor, and its chat template."""

@@ -1,0 +1,105 @@
+"""What a trial leaves for a person to look at beside numbers: figures, and the tree of its modules.
+
+Nothing here can change a trial: random states and modes come back, and what fails becomes a note.
+"""
+
+import contextlib
+import json
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from vltune import checkpoints
+from vltune.checkpoints import Checkpoint
+from vltune.contract import Family, Sample
+from vltune.devices import to_device
+from vltune.drawings import Drawing
+from vltune.models import load_weights
+from vltune.module_tree import module_tree
+
+FOLDER = "illustrations"
+"""Folder of a trial: ``model.txt``, and the figures with a file that lists them."""
+FIGURES = "figures"
+INDEX = "figures.json"
+MODULES = "model.txt"
+_DPI = 100
+_LONGEST = 200
+
+
+def illustrate(
+    model: Family, samples: Sequence[Sample], best: Checkpoint, folder: Path, *, device: torch.device
+) -> list[str]:
+    """Writes a model's figures and the tree of its modules; what was there before is replaced as a whole.
+
+    Args:
+        model: gets the weights of the best epoch; nothing else of it changes.
+        samples: the validation split.
+        best: checkpoint of the best epoch.
+        folder: where to.
+        device: where the model is.
+
+    Returns:
+        A note for each thing that could not be drawn, with the reason.
+    """
+    notes: list[str] = []
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+
+    def attempt(what: str, deed: Callable[[], object]) -> None:
+        try:
+            deed()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the trial's numbers are there
+            reason = " ".join(str(error).split()) or "no reason given"
+            notes.append(f"{what}: {type(error).__name__}: {reason}"[:_LONGEST])
+
+    def write() -> None:
+        load_weights(model, checkpoints.read_tensors(best.folder / checkpoints.MODEL))
+        records = best.read_json(checkpoints.RECORDS)
+        figures = draft / FIGURES
+        figures.mkdir(parents=True)
+        drawings: list[Drawing] = []
+        attempt("no figures", lambda: drawings.extend(model.illustrate(samples, records)))
+        drawn: list[Drawing] = []
+        for drawing in drawings:
+            attempt(f"no figure {drawing.name}", lambda d=drawing: drawn.append(_write_figure(figures, d)))
+        listed = [{"file": f"{d.name}.png", "title": d.title, "reads": d.reads} for d in drawn]
+        (figures / INDEX).write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
+        attempt(f"no {MODULES}", lambda: _write_modules(draft / MODULES, model, samples[0], device))
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+
+    with _undisturbed(model, device), torch.no_grad():
+        model.eval()
+        attempt("no figures", write)
+    shutil.rmtree(draft, ignore_errors=True)
+    return notes
+
+
+def _write_figure(folder: Path, drawing: Drawing) -> Drawing:
+    from vltune.trial_figures import draw  # matplotlib is slow to import
+
+    with warnings.catch_warnings():
+        # Captions may be in any script; the font has no sign for some.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        draw(drawing).savefig(folder / f"{drawing.name}.png", dpi=_DPI)
+    return drawing
+
+
+def _write_modules(file: Path, model: Family, sample: Sample, device: torch.device) -> None:
+    batch = to_device(model.collate([sample], None), device)
+    file.write_text(module_tree(model, lambda: model.predict(batch)), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _undisturbed(model: Family, device: torch.device) -> Iterator[None]:
+    """Gives random states and the modes of all modules back, also of those that other trials use too."""
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
