@@ -539,7 +539,7 @@ def test_what_cannot_be_found_is_said_in_one_line(folders: dict[str, str], monke
             r"noise_std=0.2 has no effect with noise='none': set noise to gaussian or",
         ),
         ({"noise": "gaussian", "noise_df": 3.0}, "noise_df=3.0 has no effect with noise='gaussian'"),
-        ({"noise": "student_t", "noise_df": 0.0}, r"noise_df=0.0 is out of range: it must lie in \(0"),
+        ({"noise": "student_t", "noise_df": 0.0}, r"noise_df=0.0 is out of range: it must lie in \[0.5"),
         ({"noise": "cosine_directed", "noise_threshold": 1.0}, r"noise_threshold=1.0 is out of range.* \[0, 1\)"),
         ({"noise": "cosine_directed", "noise_candidates": 0}, "noise_candidates=0 is out of range"),
         ({"mapper_layers": 4}, "mapper_layers=4 has no effect with mapper='mlp': set mapper to transformer"),

@@ -86,7 +86,7 @@ _DIRECTED = ("capdec_directed", "embedder={w}/retrieval", "noise=cosine_directed
 _MAPPED = ("capdec_architecture", "embedder={w}/retrieval", "mapper=transformer")
 _DECODING = ("decoding", "captioner={w}/captioning", "max_tokens=10")
 _BLIP = ("pretrained_captioners", "captioner_model={w}/blip")
-_TEXTS = ("retrieval_finetune", "text_encoder=pretrained", "weights=none", "train_encoder=true")
+_TEXTS = ("retrieval_finetune", "text_encoder=pretrained", "weights=none")
 _TEXTS = (*_TEXTS, "train_text_encoder=true")
 _ROTATION = "picture_encoder={w}/rotation"
 
