@@ -25,6 +25,7 @@ from vltune import commands, launch
 from vltune import search as driver
 from vltune.checkpoints import RECORDS
 from vltune.cli import _parser, main
+from vltune.columns import read_records
 from vltune.contract import is_better
 from vltune.events import LedgerEvents
 from vltune.ledger import Ledger, SearchRecord
@@ -431,7 +432,7 @@ def test_promote_then_predict_elsewhere(
     trial = ledger.trial("tiny-001")
     best = best_report(ledger.epochs(trial.uid))
     assert best is not None
-    record = json.loads((checkpoint_folder(storage, trial, best) / RECORDS).read_text())[0]
+    record = read_records(checkpoint_folder(storage, trial, best) / RECORDS)[0]
     entries = read_listing(str(storage.parent / "scenes"), refuse).entries
     picture = next(entry.path for entry in entries if entry.id == record["id"])
     shutil.copy(picture, tmp_path / "new.png")

@@ -15,6 +15,7 @@ from trainables.parts import vision_language
 from trainables.parts.scenes import write_scenes
 from trainables.pretrained import Pretrained, PretrainedConfig
 from vltune import checkpoints
+from vltune.columns import read_records
 from vltune.errors import BadInput
 from vltune.library import PromotedModels
 from vltune.models import read_model
@@ -70,10 +71,8 @@ def run(storage: Path, folder: Path, **fields: Any) -> dict[str, float]:
 
 
 def captions(folder: Path) -> list[str]:
-    import json
-
     records = next((folder / "checkpoints").iterdir()) / checkpoints.RECORDS
-    return [record["caption"] for record in json.loads(records.read_text())]
+    return [record["caption"] for record in read_records(records)]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ LAYERS = (
     {
         "checkpoints",
         "cache",
+        "columns",
         "compare",
         "notes",
         "parameters",
@@ -58,7 +59,7 @@ OWNERS = {
     "sqlalchemy": {"vltune.ledger"},
     "matplotlib": {"vltune.canvas", "vltune.figures", "vltune.trial_figures"},
     "rich": {"vltune.console"},
-    "pyarrow": {"vltune.cache"},
+    "pyarrow": {"vltune.cache", "vltune.columns"},
     "safetensors": {"vltune.checkpoints"},
     "pickle": {"vltune.checkpoints"},
     "sklearn": {"trainables.parts.projections"},

@@ -14,6 +14,7 @@ from families import Line, LineConfig
 
 from vltune import checkpoints
 from vltune.checkpoints import seal
+from vltune.columns import read_records
 from vltune.contract import NO_MODELS, Draws, Family, Features, Record, Sample
 from vltune.errors import BadInput, NotFound
 from vltune.library import PromotedModels
@@ -328,7 +329,7 @@ def test_arrays_of_a_record_are_for_the_score_alone(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Line, "score", watched)
     run(tmp_path, Line, LineConfig(epochs=1))
     assert len(seen) == 4
-    assert "_array" not in (best(tmp_path) / checkpoints.RECORDS).read_text()
+    assert "_array" not in read_records(best(tmp_path) / checkpoints.RECORDS)[0]
 
 
 def test_latency_is_measured_where_it_is_wanted(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ OPTIMIZER = "optimizer.safetensors"
 RAW = "raw.safetensors"
 """The weights themselves, where ``MODEL`` holds their moving average."""
 STATE = "state.json"
-RECORDS = "records.json"
+RECORDS = "records.parquet"
 SAMPLES = "samples"
 TRAINING_ONLY = (OPTIMIZER, RAW, STATE)
 """Files that going on with training needs and predicting does not."""

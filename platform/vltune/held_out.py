@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vltune import models
+from vltune.columns import read_records
 from vltune.contract import Direction, Family, Record, is_better
 from vltune.errors import BadInput, NotFound
 from vltune.library import PromotedModels
@@ -69,7 +70,7 @@ def score_test_split(
     split = opened.splits["test"]
     say(f"scoring {len(split)} test samples")
     scores, _ = evaluate(model, split, batch_size=min(config.batch_size, BATCH))
-    validation: list[Record] = json.loads(records.read_text(encoding="utf-8")) if records.is_file() else []
+    validation = read_records(records) if records.is_file() else []
     told = [name for name in (config.objective, *model.metrics) if all(name in r for r in scores.records)]
     metric = told[0] if told else config.objective
     comparable = metric not in model.relative or len(validation) == len(scores.records)

@@ -22,6 +22,7 @@ from vltune.averaging import WeightAverage
 from vltune.batches import featured, first, plan, shares
 from vltune.batchnorm import synchronise_batch_norm
 from vltune.checkpoints import Checkpoint
+from vltune.columns import write_records
 from vltune.configuration import TrialConfig
 from vltune.contract import (
     Assets,
@@ -424,7 +425,7 @@ class _Fit:
             reports = [*self.reports, dataclasses.asdict(report)]
             state = {"progress": dataclasses.asdict(progress), "reports": reports}
             (folder / checkpoints.STATE).write_text(json.dumps(state))
-            (folder / checkpoints.RECORDS).write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+            write_records(folder / checkpoints.RECORDS, records)
             shown = range(min(COUNT, len(records)))
             split = self.validation
             write_samples(

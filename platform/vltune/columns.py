@@ -1,0 +1,71 @@
+"""Tables on disk, as Parquet files that any program reads: a checkpoint's records, and what their resamples say."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vltune.contract import Record
+
+_JSON = {b"encoding": b"json"}
+"""Marks a column of values that have no column type in common: they are written as JSON texts."""
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Writes records, a row each and a column for each key; a key that is missing, or None, is an empty cell."""
+    arrays = {key: _array([record.get(key) for record in records]) for key in _keys(records)}
+    fields = [pa.field(key, array.type, metadata=_JSON if is_json else {}) for key, (array, is_json) in arrays.items()]
+    pq.write_table(pa.table([array for array, _ in arrays.values()], schema=pa.schema(fields)), path)
+
+
+def read_records(path: Path) -> list[Record]:
+    """What ``write_records`` wrote, without the keys of empty cells.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    table = pq.read_table(path)
+    as_json = {field.name for field in table.schema if (field.metadata or {}).get(b"encoding") == b"json"}
+    return [
+        {key: json.loads(cell) if key in as_json else cell for key, cell in row.items() if cell is not None}
+        for row in table.to_pylist()
+    ]
+
+
+def write_numbers(path: Path, columns: Mapping[str, np.ndarray], *, about: str) -> None:
+    """Writes columns of float64 of equal length, and a text about them all."""
+    table = pa.table({name: np.asarray(values, np.float64) for name, values in columns.items()})
+    pq.write_table(table.replace_schema_metadata({"about": about}), path)
+
+
+def read_numbers(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """What ``write_numbers`` wrote: the columns, and the text about them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    table = pq.read_table(path)
+    columns = {name: table.column(name).to_numpy() for name in table.column_names}
+    return columns, (table.schema.metadata or {}).get(b"about", b"").decode()
+
+
+def _keys(records: Iterable[Record]) -> list[str]:
+    return list(dict.fromkeys(key for record in records for key in record))
+
+
+def _array(values: Sequence[Any]) -> tuple[pa.Array, bool]:
+    """The values as a column, and whether as JSON texts."""
+    if not any(map(_has_mapping, values)):  # as a struct, each would get the keys of all others
+        try:
+            return pa.array(values), False
+        except (pa.ArrowException, UnicodeError, OverflowError):
+            pass
+    return pa.array([None if value is None else json.dumps(value) for value in values], pa.string()), True
+
+
+def _has_mapping(value: object) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list | tuple) and any(map(_has_mapping, value)))

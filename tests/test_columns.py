@@ -1,0 +1,61 @@
+"""Records as Parquet: what comes back is what went in, and other programs can read it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vltune.columns import read_numbers, read_records, write_numbers, write_records
+
+_TEXTS = st.sampled_from(["", "ein Hund läuft", "犬", "a half of a pair: \ud800", '"\n\\'])
+_PLAIN = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), _TEXTS, st.none())
+_VALUES = st.recursive(
+    _PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=2), max_leaves=6
+)
+_RECORDS = st.lists(
+    st.fixed_dictionaries({"id": _TEXTS}, optional=dict.fromkeys("abc", _VALUES)), min_size=1, max_size=4
+)
+
+
+def through(folder: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    write_records(folder / "records.parquet", records)
+    return read_records(folder / "records.parquet")
+
+
+@settings(deadline=None)
+@given(records=_RECORDS)
+def test_what_comes_back_is_what_json_would_keep(
+    records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    kept = [{key: value for key, value in json.loads(json.dumps(r)).items() if value is not None} for r in records]
+    assert through(tmp_path_factory.getbasetemp(), records) == kept
+
+
+def test_columns_have_types_that_other_programs_know(tmp_path: Path) -> None:
+    records = [
+        {"id": "a", "caption": "ein Hund läuft", "references": ["x", "y"], "cider": 0.5, "iou": {"left": 1.0}},
+        {"id": "b", "caption": "", "references": [], "cider": math.inf, "tokens": 3, "iou": {"right": 0.0}},
+    ]
+    assert through(tmp_path, records) == records
+    table = pq.read_table(tmp_path / "records.parquet")
+    assert [str(field.type) for field in table.schema] == [
+        *("string", "string", "list<element: string>", "double", "string", "int64")
+    ]
+    assert table.column("caption").to_pylist() == ["ein Hund läuft", ""]
+    assert table.column("tokens").to_pylist() == [None, 3]
+
+
+def test_numbers_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    values = {"cider": np.random.default_rng(0).normal(size=50), "loss": np.full(50, math.nan)}
+    write_numbers(tmp_path / "n.parquet", values, about="how they came about: ä")
+    found, about = read_numbers(tmp_path / "n.parquet")
+    assert about == "how they came about: ä"
+    assert found.keys() == values.keys()
+    for name, column in values.items():
+        np.testing.assert_array_equal(found[name], column)
