@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vltune.columns import read_numbers, read_records, write_numbers, write_records
+from vltune.columns import read_records, read_resamples, write_records, write_resamples
+from vltune.statistics import Resampled
 
 _TEXTS = st.sampled_from(["", "ein Hund läuft", "犬", "a half of a pair: \ud800", '"\n\\'])
 _PLAIN = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), _TEXTS, st.none())
@@ -51,11 +52,22 @@ def test_columns_have_types_that_other_programs_know(tmp_path: Path) -> None:
     assert table.column("tokens").to_pylist() == [None, 3]
 
 
-def test_numbers_come_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_resamples_come_back_to_the_last_bit(tmp_path: Path) -> None:
     values = {"cider": np.random.default_rng(0).normal(size=50), "loss": np.full(50, math.nan)}
-    write_numbers(tmp_path / "n.parquet", values, about="how they came about: ä")
-    found, about = read_numbers(tmp_path / "n.parquet")
-    assert about == "how they came about: ä"
-    assert found.keys() == values.keys()
+    write_resamples(tmp_path / "r.parquet", Resampled(values, 7, "drawn ä"))
+    found = read_resamples(tmp_path / "r.parquet")
+    assert found is not None
+    assert (found.samples, found.drawn) == (7, "drawn ä")
+    assert found.values.keys() == values.keys()
     for name, column in values.items():
-        np.testing.assert_array_equal(found[name], column)
+        np.testing.assert_array_equal(found.values[name], column)
+
+
+def test_resamples_that_are_gone_or_damaged_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    assert read_resamples(path) is None
+    write_resamples(path, Resampled({"a": np.zeros(9)}, 7, "x"))
+    path.write_bytes(path.read_bytes()[:-9])
+    assert read_resamples(path) is None
+    write_records(path, [{"id": "a"}])
+    assert read_resamples(path) is None, "another file"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_captioners
 import torch
@@ -22,6 +23,7 @@ from vltune.contract import Draws, EpochReport, Family
 from vltune.library import PromotedModels
 from vltune.models import read_model, stood_on
 from vltune.runtime import LocalRuntime, Progress
+from vltune.statistics import resample
 from vltune.train import Trial, evaluate, fit
 
 torch.set_num_threads(1)
@@ -227,6 +229,32 @@ def test_scores_are_exactly_the_declared_metrics(
     best = max((r for r in runtime.reports if r.best), key=lambda r: r.epoch)
     for metric, value in scores.metrics.items():
         assert value == pytest.approx(best.metrics[metric], rel=1e-4, abs=1e-5), metric
+
+
+NOT_DRAWN = {"distinct_captions", "crop_error_median"}
+"""Metrics without an interval: captions that are drawn twice are no longer distinct; a median over too many values."""
+
+
+@every_family
+def test_all_metrics_can_be_drawn_again(
+    name: str, trained: Callable[[str], tuple[Path, LocalRuntime]], world: World
+) -> None:
+    folder, _ = trained(name)
+    model, config = read_model(kept(folder)[0], FAMILIES, cache=str(world.folder / "cache"))
+    split = FAMILIES[name].load(config, str(world.folder / "cache")).splits["validation"]
+    scores, records = evaluate(model, split, batch_size=3)
+    assert set(FAMILIES[name].drawn_with) <= set(scores.metrics)
+    drawn = resample(scores, [r["id"] for r in records]).values
+    assert scores.metrics.keys() - drawn.keys() == NOT_DRAWN & scores.metrics.keys()
+    further = scores.resample(np.ones((1, len(records)))) if scores.resample else {}
+    for metric, (value,) in further.items():  # each sample once: the split itself
+        assert value == pytest.approx(scores.metrics[metric], rel=1e-6, abs=1e-9), metric
+    if scores.resample and not any(metric.endswith("median_rank") for metric in further):
+        # each sample as often as it was drawn, scored as a split of its own
+        times = [2, 0, *[1] * (len(records) - 2)]
+        again = model.score([r for r, count in zip(records, times, strict=True) for _ in range(count)]).metrics
+        for metric, (value,) in scores.resample(np.array([times], float)).items():
+            assert value == pytest.approx(again[metric], rel=1e-6, abs=1e-9), metric
 
 
 @every_family

@@ -18,6 +18,7 @@ LAYERS = (
         "cache",
         "columns",
         "compare",
+        "statistics",
         "notes",
         "parameters",
         "search_files",

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from trainables.parts.caption_drawings import caption_gallery
 from trainables.parts.caption_fields import (
     CAPTION_TOKENIZER_FIELDS,
+    DRAWN_WITH,
     METRICS,
     TOKEN_METRICS,
     TOKENIZER,
@@ -47,6 +48,7 @@ from trainables.parts.prefix_fields import (
     is_language_model_kept,
     prefix_assets,
 )
+from trainables.parts.resampling import drawn_sums
 from trainables.parts.text import CaptionTokenizer
 from trainables.parts.text_files import read_text_file, text_file_hash, without_known
 from trainables.retrieval import Retrieval
@@ -133,6 +135,7 @@ class Capdec(Family):
     them, ``correct_offset`` included. ``noise_acceptance``: share of the candidates that ``cosine_directed`` keeps on
     embeddings of validation captions, ``noise_unmoved`` the share of captions of which it keeps none; 1 and 0 for noise
     that rejects nothing."""
+    drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
         (*TOKEN_METRICS, "text_val_loss"),
         ("tokens", "min_word_count", "vocabulary_size", "max_tokens", "train_pictures", *TEXT_SOURCES),
@@ -253,7 +256,8 @@ class Capdec(Family):
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each; the gap, over all of them."""
-        metrics, each = score_records(records)
+        captions = score_records(records)
+        metrics, each = captions.metrics, captions.records
         nll, tokens = (sum(r[key] for r in records) for key in ("text_nll", "text_tokens"))
         means = [np.mean([r[key] for r in records], 0, dtype=np.float64) for key in ("_picture", "_texts")]
         own = {
@@ -262,8 +266,23 @@ class Capdec(Family):
             "noise_acceptance": float(np.mean([r["noise_accepted"] for r in records])),
             "noise_unmoved": float(np.mean([r["noise_accepted"] == 0 for r in records])),
         }
-        of_texts = ({"text_val_loss": r["text_nll"] / r["text_tokens"]} for r in records)
-        return Scores(metrics | own, [e | t for e, t in zip(each, of_texts, strict=True)])
+        of_texts = (
+            {
+                "text_val_loss": r["text_nll"] / r["text_tokens"],
+                "noise_acceptance": r["noise_accepted"],
+                "noise_unmoved": float(r["noise_accepted"] == 0),
+            }
+            for r in records
+        )
+        pairs = np.array([r["_picture"] - r["_texts"] for r in records])
+
+        def resampled(counts: np.ndarray) -> dict[str, np.ndarray]:
+            drawn_nll, drawn_tokens = drawn_sums(counts, records, "text_nll", "text_tokens")
+            gap = np.linalg.norm(counts @ pairs, axis=1) / len(records)
+            of_captions = captions.resample(counts) if captions.resample is not None else {}
+            return {**of_captions, "text_val_loss": drawn_nll / drawn_tokens, "modality_gap": gap}
+
+        return Scores(metrics | own, [e | t for e, t in zip(each, of_texts, strict=True)], resampled)
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
         """Good and bad captions, and how far pictures lie from texts, as the mapper gets both."""

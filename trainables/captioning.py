@@ -11,6 +11,7 @@ from torch import Tensor
 from trainables.parts.caption_drawings import ATTENDED, attention_drawings, caption_gallery
 from trainables.parts.caption_fields import (
     CAPTION_TOKENIZER_FIELDS,
+    DRAWN_WITH,
     METRICS,
     TOKEN_METRICS,
     TOKENIZER,
@@ -75,6 +76,7 @@ class Captioning(Family):
     name: ClassVar[str] = "captioning"
     Config: ClassVar[type[TrialConfig]] = CaptioningConfig
     metrics: ClassVar[dict[str, Direction]] = METRICS
+    drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
         TOKEN_METRICS, ("tokens", "min_word_count", "vocabulary_size", "max_tokens", "train_pictures")
     )

@@ -14,9 +14,9 @@ import torch
 from trainables.capdec import Capdec
 from trainables.captioning import Captioning
 from trainables.parts.caption_drawings import caption_gallery
-from trainables.parts.caption_fields import METRICS, TOKEN_METRICS
+from trainables.parts.caption_fields import DRAWN_WITH, METRICS, TOKEN_METRICS
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
-from trainables.parts.metrics import score_captions
+from trainables.parts.metrics import drawn_bleu, score_captions
 from trainables.pretrained import Pretrained
 from vltune.configuration import TrialConfig, absolute_reference, in_range, named
 from vltune.contract import (
@@ -85,6 +85,7 @@ class Decoding(Family):
         **{name: "max" for name in METRICS if name not in TOKEN_METRICS},
         **dict.fromkeys(("distinct_captions", "caption_length"), "max"),
     }
+    drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(metrics, ("pictures", "score_prompt"))
     uses: ClassVar[dict[str, tuple[type[Family], ...]]] = {"captioner": tuple(CAPTIONERS.values())}
 
@@ -146,7 +147,9 @@ class Decoding(Family):
         lengths = [len(text.split()) for text in texts]
         whole["caption_length"] = sum(lengths) / len(lengths)
         whole["distinct_captions"] = len(set(texts)) / len(texts)
-        return Scores(whole, [{**e, "caption_length": float(n)} for e, n in zip(each, lengths, strict=True)])
+        each = [{**e, "caption_length": float(n)} for e, n in zip(each, lengths, strict=True)]
+        # Drawn twice, a caption is like another: there is no drawing for distinct_captions.
+        return Scores(whole, each, lambda counts: drawn_bleu(counts, each))
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
         """Good and bad captions; a few, since a trial takes no longer than its decoding."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from trainables.parts.binary_metrics import BINARY_METRICS, binary_metrics
+from trainables.parts.binary_metrics import BINARY_METRICS, binary_metrics, drawn_binary_metrics
 from trainables.parts.caption_fields import TOKENIZER, drawn_captions
 from trainables.parts.classifier import CLASSIFIER_ACTIVATIONS, build_classifier, read_widths
 from trainables.parts.matching_drawings import matching_drawings
@@ -221,7 +221,14 @@ class Matching(Family):
             }
             for r in records
         ]
-        return Scores(whole, each)
+        owners = np.repeat(np.arange(len(records)), [len(r["truths"]) for r in records])
+
+        def resampled(counts: np.ndarray) -> dict[str, np.ndarray]:
+            nll_sums, pairs = counts @ [np.sum(r["nll"]) for r in records], counts @ [len(r["nll"]) for r in records]
+            own = drawn_binary_metrics(counts, truths, matches, probabilities, owners)
+            return {"val_loss": nll_sums / pairs, **own}
+
+        return Scores(whole, each, resampled)
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
         """What was taken for what, and the pairs that are most wrong."""

@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from trainables.parts.caption_drawings import ATTENDED, attention_maps, caption_gallery
-from trainables.parts.caption_fields import METRICS, TOKEN_METRICS, drawn_captions, score_records
+from trainables.parts.caption_fields import DRAWN_WITH, METRICS, TOKEN_METRICS, drawn_captions, score_records
 from trainables.parts.captioner_files import (
     CAPTIONER,
     build_model,
@@ -155,6 +155,7 @@ class Pretrained(Family):
     name: ClassVar[str] = "pretrained"
     Config: ClassVar[type[TrialConfig]] = PretrainedConfig
     metrics: ClassVar[dict[str, Direction]] = METRICS
+    drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(TOKEN_METRICS, ("captioner_model", "max_tokens"))
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"captioner": (CAPTIONER,)}
     rehearsed: ClassVar[bool] = False  # some have more weights than the machine has memory from which searches start

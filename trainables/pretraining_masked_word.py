@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainables.parts.caption_fields import TOKENIZER, drawn_captions
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.masking import WRITTEN_MASK, fill, mask_places, read_written_masks
-from trainables.parts.metrics import token_metrics
+from trainables.parts.metrics import drawn_token_metrics, token_metrics
 from trainables.parts.pretraining import check_learns
 from trainables.parts.pretraining_drawings import GUESSED, guessed_words_drawing
 from trainables.parts.text import MASK, CaptionTokenizer, pad
@@ -166,7 +166,7 @@ class MaskedWord(Family):
         """Loss and accuracy of the hidden words, over all captions and for each picture's."""
         nll, tokens, correct = (sum(r[key] for r in records) for key in ("nll", "tokens", "correct"))
         each = [token_metrics(r["nll"], r["tokens"], r["correct"]) if r["tokens"] else {} for r in records]
-        return Scores(token_metrics(nll, tokens, correct), each)
+        return Scores(token_metrics(nll, tokens, correct), each, lambda counts: drawn_token_metrics(counts, records))
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:  # noqa: ARG002
         """Captions with hidden words, and what was guessed for them."""

@@ -25,7 +25,7 @@ from trainables.parts.picture_fields import (
     shown_pictures,
 )
 from trainables.parts.pictures import read_picture
-from trainables.parts.retrieval_metrics import RETRIEVAL_METRICS, score_retrieval
+from trainables.parts.retrieval_metrics import DRAWN_WITH, RETRIEVAL_METRICS, score_retrieval
 from trainables.parts.text_fields import (
     TEXT_TOKENIZER_FIELDS,
     TextConfig,
@@ -117,6 +117,7 @@ class Retrieval(Family):
     Config: ClassVar[type[TrialConfig]] = RetrievalConfig
     metrics: ClassVar[dict[str, Direction]] = RETRIEVAL_METRICS
     relative: ClassVar[frozenset[str]] = frozenset(RETRIEVAL_METRICS)
+    drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"text_encoder": (TOKENIZER,)}
     asset_fields: ClassVar[dict[str, tuple[str, ...]]] = {TOKENIZER: TEXT_TOKENIZER_FIELDS}
 
@@ -189,13 +190,12 @@ class Retrieval(Family):
     def score(self, records: Sequence[Record]) -> Scores:
         """Recall, ranks, loss and modality gap of all pictures against all captions, and for each picture."""
         counts = torch.tensor([len(r["captions"]) for r in records])
-        metrics, each = score_retrieval(
+        return score_retrieval(
             torch.from_numpy(np.stack([r["_picture"] for r in records])),
             torch.from_numpy(np.concatenate([r["_texts"] for r in records])),
             torch.arange(len(records)).repeat_interleave(counts),
             scale=min(self.log_scale.exp().item(), LARGEST_SCALE if self.config.learn_temperature else math.inf),
         )
-        return Scores(metrics, each)
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:  # noqa: ARG002
         """What a few queries find, which pictures and captions are similar, and how far the two kinds lie apart."""

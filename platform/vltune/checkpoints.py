@@ -33,6 +33,8 @@ RAW = "raw.safetensors"
 """The weights themselves, where ``MODEL`` holds their moving average."""
 STATE = "state.json"
 RECORDS = "records.parquet"
+RESAMPLES = "resamples.parquet"
+"""What the metrics would be on resamples of the validation split; beside the best epoch's records."""
 SAMPLES = "samples"
 TRAINING_ONLY = (OPTIMIZER, RAW, STATE)
 """Files that going on with training needs and predicting does not."""

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vltune.contract import Record
+from vltune.statistics import Resampled
 
 _JSON = {b"encoding": b"json"}
 """Marks a column of values that have no column type in common: they are written as JSON texts."""
@@ -36,21 +36,21 @@ def read_records(path: Path) -> list[Record]:
     ]
 
 
-def write_numbers(path: Path, columns: Mapping[str, np.ndarray], *, about: str) -> None:
-    """Writes columns of float64 of equal length, and a text about them all."""
-    table = pa.table({name: np.asarray(values, np.float64) for name, values in columns.items()})
-    pq.write_table(table.replace_schema_metadata({"about": about}), path)
+def write_resamples(path: Path, resampled: Resampled) -> None:
+    """Writes what a model's metrics would be on resamples of its split: a column for each metric, a row a resample."""
+    about = {"samples": str(resampled.samples), "drawn": resampled.drawn}
+    pq.write_table(pa.table(dict(resampled.values)).replace_schema_metadata(about), path)
 
 
-def read_numbers(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """What ``write_numbers`` wrote: the columns, and the text about them.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    table = pq.read_table(path)
-    columns = {name: table.column(name).to_numpy() for name in table.column_names}
-    return columns, (table.schema.metadata or {}).get(b"about", b"").decode()
+def read_resamples(path: Path) -> Resampled | None:
+    """What ``write_resamples`` wrote; None where there is no such file, or it is damaged."""
+    try:
+        table = pq.read_table(path)
+        about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        values = {name: table.column(name).to_numpy() for name in table.column_names}
+        return Resampled(values, int(about["samples"]), about["drawn"])
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return None
 
 
 def _keys(records: Iterable[Record]) -> list[str]:

@@ -84,13 +84,21 @@ class Features(NamedTuple):
     """Features of samples of one split, (samples, …), float32; of one shape for all samples of the split."""
 
 
+Resample = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+"""Metrics of resamples of a split: asked with how often each sample was drawn, (resamples, samples), each time as many
+as there are, it answers with (resamples,) for each metric."""
+
+
 class Scores(NamedTuple):
     """What ``score`` makes of a whole split."""
 
     metrics: dict[str, float]
     """Exactly the metrics that the family declares."""
     records: list[dict[str, float]]
-    """The metrics that exist for single samples, one dict a record, in the records' order."""
+    """The metrics that exist for single samples, and what further ones are made of, one dict a record, in the records'
+    order."""
+    resample: Resample | None = None
+    """What the metrics would be that are no means of those of single samples, where that can be said."""
 
 
 NO_MODELS: Mapping[str, Any] = MappingProxyType({})
@@ -112,6 +120,9 @@ class Family(torch.nn.Module, ABC):
     """Part (child module) -> assets that belong to it: ``init_from`` takes them along, a tokenizer with its encoder."""
     asset_fields: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Asset -> fields that it is made by: they have no effect where ``init_from`` brings the asset."""
+    drawn_with: ClassVar[Mapping[str, str]] = {}
+    """Metric -> what stays as it is when samples are drawn again for its interval, or what else the interval is not:
+    a line for under the table."""
     relative: ClassVar[frozenset[str]] = frozenset()
     """Metrics of a sample that depend on the others of its split: of splits of unequal size they do not compare."""
     rehearsed: ClassVar[bool] = True

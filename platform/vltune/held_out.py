@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vltune import models
-from vltune.columns import read_records
+from vltune.columns import read_records, write_resamples
 from vltune.contract import Direction, Family, Record, is_better
 from vltune.errors import BadInput, NotFound
 from vltune.library import PromotedModels
+from vltune.statistics import resample
 from vltune.train import evaluate
 
 BATCH = 32
+RESAMPLES = "test_resamples.parquet"
+"""Beside the file of the test scores: what they would be on resamples of the test split."""
 STRIKING = 3.0
 """So many standard errors between validation and test are no chance: selection or leakage made validation look good."""
 
@@ -69,7 +72,7 @@ def score_test_split(
         )
     split = opened.splits["test"]
     say(f"scoring {len(split)} test samples")
-    scores, _ = evaluate(model, split, batch_size=min(config.batch_size, BATCH))
+    scores, tested = evaluate(model, split, batch_size=min(config.batch_size, BATCH))
     validation = read_records(records) if records.is_file() else []
     told = [name for name in (config.objective, *model.metrics) if all(name in r for r in scores.records)]
     metric = told[0] if told else config.objective
@@ -77,6 +80,7 @@ def score_test_split(
     direction = model.metrics[metric]
     warning = gap_warning(validation, scores.records, metric=metric, direction=direction) if comparable else ""
     found = TestScores(scores.metrics, warning)
+    write_resamples(folder.parent / RESAMPLES, resample(scores, [str(record["id"]) for record in tested]))
     draft = file.with_suffix(".draft")
     draft.write_text(json.dumps(dataclasses.asdict(found)))
     draft.rename(file)

@@ -22,7 +22,7 @@ from vltune.averaging import WeightAverage
 from vltune.batches import featured, first, plan, shares
 from vltune.batchnorm import synchronise_batch_norm
 from vltune.checkpoints import Checkpoint
-from vltune.columns import write_records
+from vltune.columns import write_records, write_resamples
 from vltune.configuration import TrialConfig
 from vltune.contract import (
     Assets,
@@ -50,6 +50,7 @@ from vltune.optimization import (
 )
 from vltune.runtime import Progress, Runtime
 from vltune.samples import COUNT, write_samples
+from vltune.statistics import Resampled, resample
 
 _TIMED = 12
 """Predictions of single samples that are timed for ``latency_ms``."""
@@ -333,22 +334,22 @@ class _Fit:
     def _evaluate_as_kept(self, epoch: int, trained: Mapping[str, float]) -> EpochReport | None:
         runtime, start = self.runtime, time.perf_counter()
         split = self.validation
-        records: list[tuple[int, Record]] = []
+        predicted: list[tuple[int, Record]] = []
         mine = range(runtime.rank, len(split), runtime.world_size)
         self.replica.eval()
         with torch.no_grad(), self.autocast():
             for begin in range(0, len(mine), self.size):
                 indexes = mine[begin : begin + self.size]
                 batch = self.model.collate([split[i] for i in indexes], None)
-                records += zip(indexes, self.model.predict(to_device(batch, runtime.device)), strict=True)
+                predicted += zip(indexes, self.model.predict(to_device(batch, runtime.device)), strict=True)
                 runtime.tick()
         if runtime.world_size > 1:
             everyone: list[Any] | None = [None] * runtime.world_size if runtime.rank == 0 else None
-            dist.gather_object(records, everyone)
+            dist.gather_object(predicted, everyone)
             if everyone is None:
                 return None
-            records = [record for some in everyone for record in some]
-        ordered = [record for _, record in sorted(records, key=lambda pair: pair[0])]
+            predicted = [record for some in everyone for record in some]
+        ordered = [record for _, record in sorted(predicted, key=lambda pair: pair[0])]
         with runtime.alive():
             scores = self.model.score(ordered)
         metrics = dict(scores.metrics) | dict(trained)
@@ -359,7 +360,8 @@ class _Fit:
             metrics["latency_ms"] = self._latency()
         metrics["peak_memory_mb"] = peak_memory(runtime.device)
         told = [{k: v for k, v in record.items() if not k.startswith("_")} for record in ordered]
-        return self._decide(epoch, metrics, [r | s for r, s in zip(told, scores.records, strict=True)])
+        records = [r | s for r, s in zip(told, scores.records, strict=True)]
+        return self._decide(epoch, metrics, records, scores)
 
     def _latency(self) -> float:
         """Median milliseconds from a sample, opened, to its prediction, without others beside it."""
@@ -376,7 +378,7 @@ class _Fit:
                 self.runtime.tick()
         return 1000 * statistics.median(seconds[2:])  # the first ones warm up
 
-    def _decide(self, epoch: int, metrics: dict[str, float], records: list[Record]) -> EpochReport:
+    def _decide(self, epoch: int, metrics: dict[str, float], records: list[Record], scores: Scores) -> EpochReport:
         """Rank 0: is this the best epoch, does the learning rate fall, is it the end? Then commits."""
         config, before = self.config, self.progress
         value = metrics[config.objective]
@@ -401,9 +403,13 @@ class _Fit:
         metrics["parameters"] = sum(p.numel() for p in self.model.parameters())
         metrics["trainable_parameters"] = sum(p.numel() for p in self.trainable)
         report = EpochReport(epoch=epoch, metrics=metrics, time=time.time(), last=last, best=best, notes=tuple(notes))
-        return self._commit(report, progress, records)
+        with self.runtime.alive():
+            resampled = resample(scores, [str(record["id"]) for record in records]) if best else None
+        return self._commit(report, progress, records, resampled)
 
-    def _commit(self, report: EpochReport, progress: Progress, records: list[Record]) -> EpochReport:
+    def _commit(
+        self, report: EpochReport, progress: Progress, records: list[Record], resampled: Resampled | None
+    ) -> EpochReport:
         """Writes the checkpoint, keeps best and last, and gives the report its folder."""
 
         def write(folder: Path) -> None:
@@ -426,6 +432,8 @@ class _Fit:
             state = {"progress": dataclasses.asdict(progress), "reports": reports}
             (folder / checkpoints.STATE).write_text(json.dumps(state))
             write_records(folder / checkpoints.RECORDS, records)
+            if resampled is not None:
+                write_resamples(folder / checkpoints.RESAMPLES, resampled)
             shown = range(min(COUNT, len(records)))
             split = self.validation
             write_samples(

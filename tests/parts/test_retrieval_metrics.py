@@ -31,7 +31,7 @@ def test_three_pictures_on_a_circle_by_hand() -> None:
     # Of picture 0, one text lies at it, one nearest to picture 2; that of picture 1 lies at picture 0, a bit behind.
     texts = torch.tensor([at(0.05), at(1.9), at(-0.1), at(2.0)])
     owners = torch.tensor([0, 0, 1, 2])
-    metrics, each = score_retrieval(pictures, texts, owners, scale=1.0)
+    metrics, each, _ = score_retrieval(pictures, texts, owners, scale=1.0)
     # Texts look for pictures: first place, third, second, first.
     assert metrics["text_to_picture_recall_at_1"] == 2 / 4
     assert metrics["text_to_picture_median_rank"] == 1.5
@@ -48,7 +48,7 @@ def test_five_texts_count_as_the_field_does() -> None:
     # A picture succeeds if any of its texts is near; each text is a query of its own.
     pictures = torch.tensor([at(0.0), at(3.0)])
     texts = torch.tensor([at(0.1), at(2.8), at(2.9), at(2.7), at(2.6), at(3.05), at(0.2), at(0.3), at(0.25), at(0.35)])
-    metrics, _ = score_retrieval(pictures, texts, torch.arange(2).repeat_interleave(5), scale=1.0)
+    metrics, *_ = score_retrieval(pictures, texts, torch.arange(2).repeat_interleave(5), scale=1.0)
     assert metrics["picture_to_text_recall_at_1"] == 1
     assert metrics["text_to_picture_recall_at_1"] == pytest.approx(0.2)
 
@@ -56,7 +56,7 @@ def test_five_texts_count_as_the_field_does() -> None:
 def test_equal_embeddings_find_nothing() -> None:
     pictures, texts, owners = split(20)
     same = F.normalize(torch.ones(1, 16) + 1e-9, dim=1)
-    metrics, _ = score_retrieval(same.expand_as(pictures), same.expand_as(texts), owners, scale=10.0)
+    metrics, *_ = score_retrieval(same.expand_as(pictures), same.expand_as(texts), owners, scale=10.0)
     assert metrics["mean_recall"] == 0
     assert metrics["text_to_picture_median_rank"] == 20
     assert metrics["picture_to_text_median_rank"] == 1 + 95  # the texts of other pictures come first
@@ -80,7 +80,7 @@ def test_ranks_are_those_of_one_sorted_matrix(monkeypatch: pytest.MonkeyPatch) -
 def test_loss_is_infonce_over_the_whole_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval_metrics, "_AT_ONCE", 200)
     pictures, texts, owners = split(23, texts_each=(2, 5, 1))
-    metrics, each = score_retrieval(pictures, texts, owners, scale=100.0)
+    metrics, each, _ = score_retrieval(pictures, texts, owners, scale=100.0)
     own = Pairs(pictures, texts, owners)
     wanted = infonce(own, gather_pairs(own), scale=torch.tensor(100.0), bias=None)
     assert metrics["val_loss"] == pytest.approx((wanted.sum / wanted.count).item(), rel=1e-4)
@@ -88,7 +88,7 @@ def test_loss_is_infonce_over_the_whole_split(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_metrics_are_those_that_are_declared() -> None:
-    metrics, each = score_retrieval(*split(11), scale=10.0)
+    metrics, each, _ = score_retrieval(*split(11), scale=10.0)
     assert metrics.keys() == RETRIEVAL_METRICS.keys()
     assert len(each) == 11
     for key in RETRIEVAL_METRICS.keys() - {"modality_gap", "val_loss"}:
@@ -98,12 +98,12 @@ def test_metrics_are_those_that_are_declared() -> None:
 
 def test_modality_gap_is_the_distance_of_the_means() -> None:
     pictures, texts = torch.tensor([[1.0, 0], [0, 1]]), torch.tensor([[-1.0, 0], [0, 1]])
-    metrics, _ = score_retrieval(pictures, texts, torch.tensor([0, 1]), scale=1.0)
+    metrics, *_ = score_retrieval(pictures, texts, torch.tensor([0, 1]), scale=1.0)
     assert metrics["modality_gap"] == pytest.approx(1.0)
 
 
 def test_a_large_split_is_compared_in_seconds() -> None:
     start = time.perf_counter()
-    metrics, _ = score_retrieval(*split(1000, width=64), scale=20.0)
+    metrics, *_ = score_retrieval(*split(1000, width=64), scale=20.0)
     assert time.perf_counter() - start < 20  # about 0.2 s; a loop over queries took minutes
     assert metrics["mean_recall"] > 0.5

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from trainables.parts.resampling import drawn_roc_auc
 from vltune.contract import Direction
 
 BINARY_METRICS: dict[str, Direction] = {
@@ -37,6 +39,44 @@ def binary_metrics(truths: Sequence[bool], answers: Sequence[bool], scores: Sequ
         "false_positive_share": alarms,
         "false_negative_share": misses,
     }
+
+
+def drawn_binary_metrics(
+    counts: Float[np.ndarray, "resamples samples"],
+    truths: Sequence[bool],
+    answers: Sequence[bool],
+    scores: Sequence[float],
+    owners: Int[np.ndarray, " values"],
+) -> dict[str, np.ndarray]:
+    """The same of resamples.
+
+    Args:
+        counts: how often each sample was drawn.
+        truths: as above.
+        answers: as above.
+        scores: as above.
+        owners: the sample of each truth.
+    """
+    true, said, times = np.asarray(truths, bool), np.asarray(answers, bool), counts[:, owners]
+    whole = times.sum(1)
+    hits, alarms, misses, rejections = (
+        times @ cell / whole for cell in (true & said, ~true & said, true & ~said, ~true & ~said)
+    )
+    return {
+        "accuracy": hits + rejections,
+        "f1": _shares(2 * hits, 2 * hits + alarms + misses),
+        "precision": _shares(hits, hits + alarms),
+        "recall": _shares(hits, hits + misses),
+        "roc_auc": drawn_roc_auc(counts, true, np.asarray(scores, float), owners),
+        "true_positive_share": hits,
+        "true_negative_share": rejections,
+        "false_positive_share": alarms,
+        "false_negative_share": misses,
+    }
+
+
+def _shares(parts: Float[np.ndarray, " resamples"], wholes: Float[np.ndarray, " resamples"]) -> np.ndarray:
+    return np.divide(parts, wholes, out=np.zeros(len(parts)), where=wholes > 0)
 
 
 def roc_auc(truths: Sequence[bool], scores: Sequence[float]) -> float:

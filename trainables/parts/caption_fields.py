@@ -13,7 +13,7 @@ from trainables.parts.decoder import Decoder
 from trainables.parts.decoders import DECODERS, build_decoder
 from trainables.parts.decoding_fields import DecodingConfig
 from trainables.parts.losses import LOSSES, build_loss
-from trainables.parts.metrics import score_captions, token_metrics
+from trainables.parts.metrics import drawn_bleu, drawn_token_metrics, score_captions, token_metrics
 from trainables.parts.scheduled_sampling import draw_replaced, with_own_words
 from trainables.parts.text import PADDING, SMALLEST_BYTE_PAIR, TOKENS, CaptionTokenizer
 from trainables.parts.transformer import ACTIVATIONS, POSITIONS
@@ -224,6 +224,10 @@ def token_records(
     ]
 
 
+DRAWN_WITH = {"cider": "document frequencies stay those of the whole split"}
+"""``Family.drawn_with`` of families that caption."""
+
+
 def score_records(records: Sequence[Record]) -> Scores:
     """Caption metrics and token metrics, over all samples and for each."""
     whole, each = score_captions([r["caption"] for r in records], [r.get("references", ()) for r in records])
@@ -231,6 +235,7 @@ def score_records(records: Sequence[Record]) -> Scores:
     return Scores(
         token_metrics(nll, tokens, correct) | whole,
         [token_metrics(r["nll"], r["tokens"], r["correct"]) | e for r, e in zip(records, each, strict=True)],
+        lambda counts: drawn_token_metrics(counts, records) | drawn_bleu(counts, each),
     )
 
 

@@ -2,13 +2,15 @@
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from trainables.parts.ptb import ptb_tokenize
+from trainables.parts.resampling import drawn_sums
 from vltune.errors import BadInput
 
 _ORDERS = 4
@@ -28,6 +30,9 @@ def score_captions(
     PTB-tokenised text. BLEU of the whole is no mean over pictures: matches and lengths are summed first. CIDEr weighs
     words by how rare they are in the references given here, so scores of different splits do not compare.
 
+    The scores of single pictures come with ``bleu_words``, ``bleu_nearest`` (words of the reference that is nearest in
+    length) and ``bleu_matched_1`` to ``bleu_matched_4``, whose sums make the BLEU of several pictures.
+
     ``rouge_l`` is one F with beta 1.2 over the best precision and the best recall, which may be of two references.
     ``rouge_l_precision``, ``rouge_l_recall`` and ``rouge_l_f1`` belong together: precision is the longest common
     subsequence over the words of the caption, recall over the words of the reference, F1 has beta 1; of a picture's
@@ -45,14 +50,32 @@ def score_captions(
     statistics = _statistics(tuple(map(tuple, references)))
     tokens = ptb_tokenize(captions)
     counts = _counts(tokens, statistics.words, statistics.tables)
-    bleu, bleus = _bleu(tokens, counts, statistics)
+    bleu, bleus, sums = _bleu(tokens, counts, statistics)
     each = {f"bleu_{order}": bleus[order - 1] for order in range(1, _ORDERS + 1)}
     each["cider"] = _cider(counts, statistics)
     each |= _rouge(tokens, statistics)
     whole = {name: float(values.mean()) for name, values in each.items()}
     whole |= {f"bleu_{order}": bleu[order - 1] for order in range(1, _ORDERS + 1)}
+    each |= sums
     rows = zip(*(values.tolist() for values in each.values()), strict=True)
     return whole, [dict(zip(each, row, strict=True)) for row in rows]
+
+
+def drawn_bleu(
+    counts: Float[np.ndarray, "resamples samples"], records: Sequence[Mapping[str, Any]]
+) -> dict[str, np.ndarray]:
+    """BLEU of resamples, from what ``score_captions`` says of single pictures beside their scores.
+
+    Args:
+        counts: how often each picture was drawn.
+        records: of all pictures.
+    """
+    names = [f"bleu_matched_{order}" for order in range(1, _ORDERS + 1)]
+    words, nearest, *matched = drawn_sums(counts, records, "bleu_words", "bleu_nearest", *names)
+    lengths = np.array([record["bleu_words"] for record in records])
+    possible = [counts @ np.maximum(0.0, lengths - order) for order in range(_ORDERS)]
+    found = _bleu_formula(matched, possible, words, nearest)
+    return {f"bleu_{order}": values for order, values in enumerate(found, 1)}
 
 
 def token_metrics(nll: float, tokens: float | int, correct: float | int) -> dict[str, float]:
@@ -61,6 +84,21 @@ def token_metrics(nll: float, tokens: float | int, correct: float | int) -> dict
     loss = nll / tokens
     perplexity = math.exp(loss) if loss < 700 else math.inf
     return {"val_loss": loss, "perplexity": perplexity, "token_accuracy": correct / tokens}
+
+
+def drawn_token_metrics(
+    counts: Float[np.ndarray, "resamples samples"], records: Sequence[Mapping[str, Any]]
+) -> dict[str, np.ndarray]:
+    """The same of resamples, from the ``nll``, ``tokens`` and ``correct`` of single samples.
+
+    Args:
+        counts: how often each sample was drawn.
+        records: of all samples. A resample without any token has no numbers.
+    """
+    nll, tokens, correct = drawn_sums(counts, records, "nll", "tokens", "correct")
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss = nll / tokens
+        return {"val_loss": loss, "perplexity": np.exp(loss), "token_accuracy": correct / tokens}
 
 
 @dataclass(frozen=True)
@@ -201,7 +239,8 @@ def _matches(counts: _Counts, order: _Order) -> tuple[np.ndarray, np.ndarray]:
 
 def _bleu(
     tokens: Sequence[str], counts: Sequence[_Counts], references: _References
-) -> tuple[list[float], list[np.ndarray]]:
+) -> tuple[list[float], list[np.ndarray], dict[str, np.ndarray]]:
+    """Of all texts, of each, and what is summed over texts."""
     words = np.array([len(text.split()) for text in tokens], np.float64)
     closest = [
         min(lengths, key=lambda length, own=own: (abs(length - own), length))
@@ -215,7 +254,9 @@ def _bleu(
         matched.append(np.bincount(count.text[entry], clipped, minlength=len(tokens)))
         possible.append(np.maximum(0.0, words - order))
     whole = _bleu_formula([m.sum() for m in matched], [p.sum() for p in possible], words.sum(), nearest.sum())
-    return [float(value) for value in whole], _bleu_formula(matched, possible, words, nearest)
+    sums = {f"bleu_matched_{order}": values.astype(np.float64) for order, values in enumerate(matched, 1)}
+    each = _bleu_formula(matched, possible, words, nearest)
+    return [float(value) for value in whole], each, {"bleu_words": words, "bleu_nearest": nearest, **sums}
 
 
 def _bleu_formula(matched: Sequence, possible: Sequence, words: Any, nearest: Any) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """How well pictures find their texts and texts their pictures, over a whole split."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vltune.contract import Direction
+from trainables.parts.resampling import drawn_medians
+from vltune.contract import Direction, Scores
 
 DEPTHS = (1, 5, 10)
 """The k of recall at k."""
@@ -26,6 +28,9 @@ RETRIEVAL_METRICS: dict[str, Direction] = {
 """What is measured, and which way is better. As everywhere in the field, the right texts of a picture are those that
 were written for it: equal words that were written for another picture are wrong, so repeated captions cap recall.
 """
+
+DRAWN_WITH = dict.fromkeys(RETRIEVAL_METRICS.keys() - {"modality_gap"}, "queries are drawn, from among the same others")
+"""``Family.drawn_with`` of families that retrieve."""
 
 _AT_ONCE = 8_000_000
 """Similarities that lie in memory at the same time."""
@@ -50,7 +55,7 @@ def score_retrieval(
     owners: Int[Tensor, " texts"],
     *,
     scale: float,
-) -> tuple[dict[str, float], list[dict[str, float]]]:
+) -> Scores:
     """Recall, median rank, loss and modality gap of a split, and what of them exists for single pictures.
 
     A picture is found by the best of its texts, each text is a query for its one picture. Who is as similar as the
@@ -74,7 +79,33 @@ def score_retrieval(
         _recalls({"text_to_picture": of_texts, "picture_to_text": np.array([rank])}) | {"val_loss": loss}
         for of_texts, rank, loss in zip(of_pictures, compared.picture_ranks.tolist(), losses.tolist(), strict=True)
     ]
-    return metrics, each
+    totals = [part.double().numpy() for part in (pictures, _sums_of_texts(texts, owners))]
+    texts_of = owners.bincount().numpy()
+    text_ranks, picture_ranks = compared.text_ranks.numpy(), compared.picture_ranks.numpy()
+
+    def resampled(counts: np.ndarray) -> dict[str, np.ndarray]:
+        of_texts = {f"text_to_picture_{name}": values for name, values in _drawn(counts, text_ranks, owners.numpy())}
+        whose = np.arange(len(picture_ranks))
+        of_pictures = {f"picture_to_text_{name}": values for name, values in _drawn(counts, picture_ranks, whose)}
+        recalls = [v for name, v in {**of_texts, **of_pictures}.items() if "_recall_at_" in name]
+        centres = counts @ totals[0] / len(whose) - counts @ totals[1] / (counts @ texts_of)[:, None]
+        means = {"mean_recall": np.mean(recalls, 0), "modality_gap": np.linalg.norm(centres, axis=1)}
+        return {**of_texts, **of_pictures, **means}
+
+    return Scores(metrics, each, resampled)
+
+
+def _drawn(
+    counts: Float[np.ndarray, "resamples pictures"],
+    ranks: Int[np.ndarray, " queries"],
+    owners: Int[np.ndarray, " queries"],
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Recall and median rank of the queries of the pictures that were drawn; who they are ranked among stays."""
+    of_pictures = [np.bincount(owners, ranks <= k) for k in (*DEPTHS, math.inf)]
+    *found, queries = (counts @ np.stack(of_pictures, 1)).T
+    for k, hits in zip(DEPTHS, found, strict=True):
+        yield f"recall_at_{k}", hits / queries
+    yield "median_rank", drawn_medians(counts, ranks.astype(np.float64), owners)
 
 
 def compare_all(
@@ -120,5 +151,12 @@ def _recalls(ranks: dict[str, np.ndarray]) -> dict[str, float]:
 
 def _mean_of_texts(values: Float[Tensor, " texts"], owners: Int[Tensor, " texts"]) -> Float[Tensor, " pictures"]:
     """For each picture the mean over its texts."""
-    counts = owners.bincount()
-    return torch.zeros(len(counts), dtype=torch.float64).index_add_(0, owners, values.double()) / counts
+    return _sums_of_texts(values[:, None], owners)[:, 0] / owners.bincount()
+
+
+def _sums_of_texts(
+    values: Float[Tensor, "texts width"], owners: Int[Tensor, " texts"]
+) -> Float[Tensor, "pictures width"]:
+    """For each picture the sum over its texts."""
+    sums = torch.zeros(len(owners.bincount()), values.shape[1], dtype=torch.float64)
+    return sums.index_add_(0, owners, values.double())
