@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vltune.columns import read_records, read_resamples, write_records, write_resamples
-from vltune.statistics import Resampled
+from vltune.contract import Resampled
 
 _TEXTS = st.sampled_from(["", "ein Hund läuft", "犬", "a half of a pair: \ud800", '"\n\\'])
 _PLAIN = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False), _TEXTS, st.none())

@@ -35,6 +35,8 @@ STATE = "state.json"
 RECORDS = "records.parquet"
 RESAMPLES = "resamples.parquet"
 """What the metrics would be on resamples of the validation split; beside the best epoch's records."""
+TEST_RESAMPLES = "test_resamples.parquet"
+"""The same of the test split; beside a trial's test scores."""
 SAMPLES = "samples"
 TRAINING_ONLY = (OPTIMIZER, RAW, STATE)
 """Files that going on with training needs and predicting does not."""

@@ -134,7 +134,23 @@ def _parser() -> _Parser:
         "--with-test", action="store_true", help="show the test split beside validation, which still orders the rows"
     )
     compare.add_argument("--data", metavar="PATH", help="with --with-test: folder of the data set, if it has moved")
-    compare.add_argument("--format", choices=("table", "md", "csv"), default="table", help="default: table")
+    compare.add_argument(
+        "--intervals",
+        choices=("objective", "all", "none"),
+        default="objective",
+        help="metrics that show 95 %% bootstrap intervals (default: objective)",
+    )
+    compare.add_argument("--each-seed", action="store_true", help="a row for each seed, instead of their mean")
+    budget = compare.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--at-seconds", type=_above_zero, metavar="S", help="all trials as they were after S seconds of training"
+    )
+    budget.add_argument(
+        "--at-samples", type=_positive, metavar="N", help="all trials as they were after N training samples"
+    )
+    compare.add_argument(
+        "--format", choices=("table", "md", "csv", "latex", "html"), default="table", help="default: table"
+    )
 
     promote = add(
         "promote",
@@ -210,6 +226,13 @@ def _whole(text: str) -> int:
     return value
 
 
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
 def _share(text: str) -> float:
     value = float(text)
     if not (0 <= value < 1 or (value > 0 and value.is_integer())):
@@ -224,7 +247,7 @@ def _port(text: str) -> int:
     return value
 
 
-for _check in (_positive, _whole, _share, _port):
+for _check in (_positive, _whole, _above_zero, _share, _port):
     _check.__name__ = "number"  # argparse names the type by its function
 
 

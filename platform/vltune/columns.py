@@ -8,8 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vltune.contract import Record
-from vltune.statistics import Resampled
+from vltune.contract import Record, Resampled
 
 _JSON = {b"encoding": b"json"}
 """Marks a column of values that have no column type in common: they are written as JSON texts."""

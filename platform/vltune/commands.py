@@ -8,7 +8,7 @@ import os
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from vltune.errors import BadInput, NotFound
 from vltune.screen import Screen, storage_flag
 
 if TYPE_CHECKING:
+    from vltune.budgets import Budget
     from vltune.compare import Table
     from vltune.ledger import Ledger
     from vltune.registry import Model
@@ -142,20 +143,50 @@ def compare(arguments: Namespace, screen: Screen) -> int:
     """Shows runs in one table."""
     from vltune.console import as_text
     from vltune.forms import as_csv, as_json, as_markdown
+    from vltune.latex import as_latex
     from vltune.ledger import Ledger
+    from vltune.pages import as_html
     from vltune.summary import table
 
     ledger = Ledger.existing(arguments.storage)
+    budget = _budget(arguments)
     tested = _tested(arguments, ledger, screen) if arguments.with_test else None
-    shown: Table = table(ledger, arguments.runs, sort_by=arguments.sort or "", tested=tested)
-    if arguments.format == "md":
-        text = as_markdown(shown)
-    elif arguments.format == "csv":
-        text = as_csv(shown)
-    else:
-        text = as_text(shown, width=screen.width)
-    screen.result(text.rstrip("\n"), as_json(shown))
+    shown: Table = table(
+        ledger,
+        arguments.runs,
+        storage=arguments.storage,
+        sort_by=arguments.sort or "",
+        tested=tested,
+        folded=not arguments.each_seed,
+        intervals=arguments.intervals,
+        budget=budget,
+    )
+    runs = ", ".join(arguments.runs)
+    forms: dict[str, Callable[[], str]] = {
+        "table": lambda: as_text(shown, width=screen.width),
+        "md": lambda: as_markdown(shown),
+        "csv": lambda: as_csv(shown),
+        "latex": lambda: as_latex(shown, label=runs),
+        "html": lambda: as_html(shown, title=runs, about=ledger.search(arguments.runs[0]).question),
+    }
+    screen.result(forms[arguments.format]().rstrip("\n"), as_json(shown))
     return 0
+
+
+def _budget(arguments: Namespace) -> "Budget | None":
+    """What each trial may have spent."""
+    from vltune.budgets import Budget
+
+    if arguments.at_seconds is None and arguments.at_samples is None:
+        return None
+    if arguments.with_test:
+        raise BadInput(
+            "--with-test scores the best model of a trial's whole training, not that of a part: leave it out, or leave "
+            "out --at-seconds and --at-samples."
+        )
+    if arguments.at_seconds is not None:
+        return Budget("training_seconds", arguments.at_seconds)
+    return Budget("samples_seen", arguments.at_samples)
 
 
 def _tested(arguments: Namespace, ledger: "Ledger", screen: Screen) -> dict[str, tuple[dict[str, float], str]]:

@@ -2,14 +2,19 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vltune.contract import ENGINE_METRICS, Direction, RunRow, is_better
 from vltune.errors import BadInput, lookup
 from vltune.objectives import pareto_front
+from vltune.significance import Spread, improvements_of, note_on_p_values, notes_on, p_values_of, spreads_of
 
-Kind = Literal["label", "parameter", "epochs", "front", "metric", "improvement", "count", "seconds", "remark"]
+Kind = Literal[
+    "label", "parameter", "epochs", "front", "metric", "improvement", "p_value", "count", "seconds", "remark"
+]
+Intervals = Literal["objective", "all", "none"]
+"""Which columns show how sure their numbers are."""
 Cell = str | int | float | bool | None
 
 BEST, BEST_OF_GROUP = "●", "○"
@@ -18,7 +23,10 @@ BEST, BEST_OF_GROUP = "●", "○"
 ON_FRONT = "◆"
 """What stands in the column ``front`` of a row that is on the Pareto front."""
 
-_KINDS: Mapping[str, Kind] = {"parameters": "count", "trainable_parameters": "count", "training_seconds": "seconds"}
+_KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(("parameters", "trainable_parameters", "samples_seen"), "count"),
+    "training_seconds": "seconds",
+}
 """How metrics of the engine are written; all others are plain numbers."""
 
 COMPETING = ("finished", "stopped", "pruned")
@@ -60,6 +68,10 @@ class Table:
     """What is true of all rows, a line each; stands under the table."""
     objectives: tuple[str, ...] = ()
     """Keys of the columns that the search was after, the first objective first."""
+    spreads: Mapping[tuple[int, str], Spread] = field(default_factory=dict)
+    """(row, column key) -> how sure the number is, for all numbers of which that is known."""
+    spread_columns: tuple[str, ...] = ()
+    """Keys of the columns that show it."""
 
     def column(self, key: str) -> list[Cell]:
         """The values of one column, from the first row to the last."""
@@ -85,6 +97,8 @@ def table_of(
     notes: Sequence[str] = (),
     measured_by: Mapping[str, Sequence[str]] | None = None,
     parameters: Literal["auto", "all", "none"] = "auto",
+    intervals: Intervals = "none",
+    drawn_with: Mapping[str, str] | None = None,
 ) -> Table:
     """Puts trials of one search, or of several on the same data, into a table.
 
@@ -103,6 +117,9 @@ def table_of(
         measured_by: metric -> fields that change what it measures; where rows differ in them, a note says so.
         parameters: columns for the configuration's fields in which rows differ: ``auto`` leaves them out where every
             row has a name.
+        intervals: which columns show how sure their numbers are: by an interval over samples, or, where a row is the
+            mean of several seeds, by the deviation over these.
+        drawn_with: metric -> what stays as it is when samples are drawn for its interval.
 
     Raises:
         BadInput: no rows; rows of different data or of different families; an unknown metric or field.
@@ -123,6 +140,7 @@ def table_of(
         lookup(rows[0].config, group_by, "field to group by")
 
     base, base_note = _base(rows, base_row, objective)  # before they are sorted
+    p_values = p_values_of(rows, base, objective) if base is not None else {}
     key = sort_by or objective
     rows = sorted(rows, key=lambda row: _rank(row.metrics.get(key, math.nan), directions[key]))
     differing = _differing(rows)
@@ -131,12 +149,14 @@ def table_of(
     shared = _shared(rows)
     remarks = [_remarks(row, shared) for row in rows]
     heads = [Column("name", "name", "label"), *(Column(name, name, "parameter") for name in differing)]
+    heads += [Column("seeds", "seeds", "count")] if any(len(row.seeds) > 1 for row in rows) else []
     heads.append(Column("epochs", "epochs", "epochs"))
     if further_objectives:
         heads.append(Column("front", "front", "front"))
     heads += [Column(name, name, _KINDS.get(name, "metric")) for name in metrics]
     if base is not None:
         heads.append(Column("improvement", "% over base", "improvement"))
+    heads += [Column("p_value", "p", "p_value")] if p_values else []
     heads += [Column("parameters", "parameters", "count")] if "parameters" not in metrics else []
     heads.append(Column("seconds", "time", "seconds"))
     if any(remarks):
@@ -146,9 +166,11 @@ def table_of(
 
     def cells(row: RunRow, remark: str) -> tuple[Cell, ...]:
         found: dict[str, Cell] = {"name": row.name or row.uid, "epochs": row.epochs, "remark": remark}
+        found |= {"seeds": max(1, len(row.seeds)), "p_value": p_values.get(row.uid)}
         found |= {"parameters": row.parameters or None, "seconds": row.seconds, "front": row.uid in front}
         if base is not None:
-            found["improvement"] = improvement(row.metrics.get(objective, math.nan), base, directions[objective])
+            better = improvement(row.metrics.get(objective, math.nan), base.metrics[objective], directions[objective])
+            found["improvement"] = better
         by_kind = {"parameter": row.config, "metric": row.metrics}
         places = [by_kind.get(head.kind, found) for head in heads]
         return tuple(
@@ -165,8 +187,20 @@ def table_of(
     if further_objectives:
         goals = ", ".join(f"{name} ({directions[name]})" for name in objectives)
         facts.append(f"{ON_FRONT} Pareto front of {goals}: no row is better in one of them and as good in the others.")
-    lines = (*facts, *_everywhere(shared), *base_note, *unlike, *notes)
-    return Table(tuple(heads), table, marks, lines, objectives)
+    spreads = spreads_of(rows, metrics)
+    if base is not None:
+        better = improvements_of(rows, base, objective, directions[objective])
+        spreads |= {(index, "improvement"): spread for index, spread in better.items()}
+    sure = {
+        "none": (),
+        "all": (*metrics, "improvement"),
+        "objective": tuple(m for m in metrics if m.removeprefix("test_") == objective),
+    }
+    meaning = notes_on(rows, spreads, [m for m in metrics if m in sure[intervals]], drawn_with=drawn_with or {})
+    if base is not None and p_values:
+        meaning.append(note_on_p_values(p_values, metric=objective, base=base_row))
+    lines = (*facts, *_everywhere(shared), *base_note, *meaning, *unlike, *notes)
+    return Table(tuple(heads), table, marks, lines, objectives, spreads, sure[intervals])
 
 
 def improvement(value: float, base: float, direction: Direction) -> float | None:
@@ -210,13 +244,15 @@ def _rank(value: float, direction: Direction) -> tuple[bool, float]:
 def _differing(rows: Sequence[RunRow]) -> list[str]:
     """Fields in which rows differ; one that only repeats what a searched field says is left out."""
     names = [name for name in rows[0].config if name not in _NOT_PARAMETERS and not name.endswith(("_hash", "_hashes"))]
+    if any(len(row.seeds) > 1 for row in rows):
+        names = [name for name in names if name != "seed"]
     values = {name: tuple(repr(row.config[name]) for row in rows) for name in names}
     searched = {name for row in rows for name in row.searched}
     said = {values[name] for name in searched if name in values}
     return [n for n in names if len(set(values[n])) > 1 and (n in searched or values[n] not in said)]
 
 
-def _base(rows: Sequence[RunRow], base_row: str, objective: str) -> tuple[float | None, list[str]]:
+def _base(rows: Sequence[RunRow], base_row: str, objective: str) -> tuple[RunRow | None, list[str]]:
     if not base_row:
         return None, []
     named = [row for row in rows if row.name == base_row]
@@ -224,7 +260,7 @@ def _base(rows: Sequence[RunRow], base_row: str, objective: str) -> tuple[float 
         value = row.metrics.get(objective, math.nan)
         if math.isfinite(value):
             which = f"{base_row} of the run {row.run}" if len(named) > 1 else base_row
-            return value, [f"% over base: how much better {objective} is than that of {which}."]
+            return row, [f"% over base: how much better {objective} is than that of {which}."]
     return None, [f"No improvement is shown: the base row {base_row} is not here or has no {objective}."]
 
 
@@ -313,6 +349,9 @@ def _best(rows: Sequence[RunRow], members: Sequence[int], name: str, direction: 
 def _facts(rows: Sequence[RunRow], split: str, marks: Mapping[Any, str], group_by: str) -> list[str]:
     config = rows[0].config
     facts = [f"All rows: {split} split of data {str(config.get('data_hash', ''))[:12] or 'unknown'}."]
+    seeds = {row.config.get("seed") for row in rows}
+    if seeds != {None} and len(seeds) == 1 and not any(len(row.seeds) > 1 for row in rows):
+        facts[0] = f"{facts[0][:-1]}, seed {seeds.pop()}."
     legend = [f"{BEST} best of all"] if BEST in marks.values() else []
     if group_by and BEST_OF_GROUP in marks.values():
         legend.append(f"{BEST_OF_GROUP} best of its {group_by}")

@@ -1,5 +1,6 @@
 """What a person sees in a terminal: comparison tables, and the progress of a running search."""
 
+import dataclasses
 import io
 import sys
 import textwrap
@@ -25,8 +26,9 @@ from vltune.space import Description
 from vltune.strategies import PRUNERS, SAMPLERS
 
 _WORDS = ("label", "parameter")
-_FIRST_TO_GO = ("seconds", "epochs", "parameters", "improvement")
-"""Columns that a narrow terminal does without, in this order."""
+_SPREADS = "intervals"
+_FIRST_TO_GO = ("seconds", "epochs", "parameters", _SPREADS, "seeds", "improvement", "p_value")
+"""Columns that a narrow terminal does without, in this order; among them, what stands behind numbers."""
 _GAP = 2
 """Spaces between two columns."""
 _STYLES = {"failed": "red", "pruned": "dim", "running": "cyan", "waiting": "dim"}
@@ -61,7 +63,12 @@ def as_text(table: Table, *, width: int = 100, color: bool = False) -> str:
     aims = table.objectives
     going = dict.fromkeys((*_FIRST_TO_GO, *(key for key in reversed(metrics[1:]) if key not in aims)))
     for key in (*(key for key in going if key not in aims), *reversed(aims[1:])):
-        if key in present and _least(table, left_out, width) > width:
+        if _least(table, left_out, width) <= width:
+            break
+        if key == _SPREADS and table.spread_columns:
+            table = dataclasses.replace(table, spread_columns=())
+            left_out.append(key)
+        elif key in present:
             left_out.append(key)
     console.print(_grid(table, left_out, width))
     notes = [f"Left out for want of width: {', '.join(left_out)}."] if left_out else []

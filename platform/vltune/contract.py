@@ -101,6 +101,18 @@ class Scores(NamedTuple):
     """What the metrics would be that are no means of those of single samples, where that can be said."""
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """What a model's metrics would be on resamples of its split."""
+
+    values: Mapping[str, np.ndarray]
+    """Metric -> (resamples,), for metrics that can be resampled."""
+    samples: int
+    """Samples of the split."""
+    drawn: str
+    """Names the samples and the draws: what is equal in this is paired."""
+
+
 NO_MODELS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -256,7 +268,10 @@ class EpochReport:
 
 
 ENGINE_METRICS: Mapping[str, Direction] = MappingProxyType(
-    dict.fromkeys(("parameters", "trainable_parameters", "training_seconds", "latency_ms", "peak_memory_mb"), "min")
+    dict.fromkeys(
+        ("parameters", "trainable_parameters", "training_seconds", "samples_seen", "latency_ms", "peak_memory_mb"),
+        "min",
+    )
 )
 """What the engine measures of every trial and a search may have among its objectives. ``latency_ms`` needs
 ``measure_latency``. ``peak_memory_mb`` without a GPU is that of the worker's process, with the models that stay in it
@@ -330,7 +345,7 @@ def is_better(new: float, old: float, direction: Direction) -> bool:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One trial as a row of a comparison table."""
+    """One trial as a row of a comparison table, or all seeds of one configuration."""
 
     uid: str
     run: str
@@ -341,9 +356,9 @@ class RunRow:
     config: Mapping[str, Any]
     searched: tuple[str, ...]
     """Names of the parameters that the sampler chose."""
-    epochs: int
-    """Epochs trained."""
-    best_epoch: int
+    epochs: float
+    """Epochs trained; of several seeds the mean, as of all numbers below."""
+    best_epoch: float
     metrics: Mapping[str, float]
     """Metrics of the best epoch."""
     parameters: int
@@ -351,6 +366,12 @@ class RunRow:
     """Training and evaluation time."""
     notes: tuple[str, ...] = ()
     error: str = ""
+    resampled: Resampled | None = None
+    """The metrics on resamples of their split, where they were kept."""
+    seeds: tuple[int, ...] = ()
+    """The seeds whose mean it is; empty for a single trial."""
+    deviations: Mapping[str, float] = field(default_factory=dict)
+    """Metric -> its standard deviation over seeds."""
 
 
 def fingerprint(value: object) -> str:

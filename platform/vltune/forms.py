@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from vltune.compare import BEST, BEST_OF_GROUP, ON_FRONT, Cell, Column, Kind, Table, one_line
+from vltune.significance import Spread
+from vltune.statistics import SIGNIFICANT
+
+_LEAST_P = 0.001
+"""p-values below are not told apart in texts."""
 
 
 def folded(table: Table) -> Table:
@@ -38,13 +43,41 @@ def _repr(cell: Cell) -> str:
     return "–" if cell is None or cell == "" else one_line(str(cell))
 
 
-def texts_of(table: Table) -> list[list[str]]:
-    """Every cell as people read it, without marks; the numbers of a metric all with the same decimals."""
-    columns = [
-        [_text(cell, column.kind, _decimals(table.column(column.key))) for cell in table.column(column.key)]
-        for column in table.columns
-    ]
-    return [list(row) for row in zip(*columns, strict=True)]
+def texts_of(table: Table, *, spreads: bool = True) -> list[list[str]]:
+    """Every cell as people read it, without marks; the numbers of a metric all with the same decimals.
+
+    Args:
+        spreads: how sure a number is stands behind it, in columns that show that.
+    """
+    columns = []
+    for column in table.columns:
+        cells = table.column(column.key)
+        decimals = _decimals(cells)
+        columns.append([_text(cell, column.kind, decimals) for cell in cells])
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    places = {column.key: index for index, column in enumerate(table.columns)}
+    for (row, key), text in spread_texts(table).items() if spreads else ():
+        rows[row][places[key]] += f" {text}"
+    return rows
+
+
+def spread_texts(table: Table) -> dict[tuple[int, str], str]:
+    """(row, column key) -> how sure the number is, in the columns that show it: its deviation, or its interval."""
+    found = {}
+    for column in table.columns:
+        decimals = max(0, _decimals(table.column(column.key)) - 1)  # a digit less than the number has
+        decimals = 1 if column.kind == "improvement" else decimals
+        for row in range(len(table.rows)) if column.key in table.spread_columns else ():
+            text = _spread_text(table.spreads.get((row, column.key), Spread()), decimals)
+            if text:
+                found[row, column.key] = text
+    return found
+
+
+def _spread_text(spread: Spread, decimals: int) -> str:
+    if spread.deviation is not None:
+        return f"±{spread.deviation:.{decimals}f}"
+    return "" if spread.interval is None else f"[{spread.interval[0]:.{decimals}f}, {spread.interval[1]:.{decimals}f}]"
 
 
 def _decimals(cells: Sequence[Cell]) -> int:
@@ -61,6 +94,8 @@ def _text(cell: Cell, kind: Kind, decimals: int) -> str:
         return str(cell or "")
     if kind == "front":
         return ON_FRONT if cell else ""
+    if kind == "p_value" and isinstance(cell, float):
+        return _p_text(cell)
     if cell is None or isinstance(cell, str) or kind not in ("metric", "improvement", "count"):
         return _repr(cell)
     if kind == "count":
@@ -71,6 +106,11 @@ def _text(cell: Cell, kind: Kind, decimals: int) -> str:
         return f"{cell:+.2f}"
     small = 1e-6 < abs(cell) < 10.0**-decimals  # what is smaller still is a metric's way to say nothing
     return f"{cell:.2e}" if small else f"{cell:.{decimals}f}"
+
+
+def _p_text(p: float) -> str:
+    text = f"{p:.3f}" if p >= _LEAST_P else f"<{_LEAST_P}"
+    return text if p < SIGNIFICANT else f"{text} n.s."
 
 
 def amount(number: int) -> str:
@@ -117,14 +157,32 @@ def _escaped(text: str) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """RFC 4180 (https://www.rfc-editor.org/rfc/rfc4180), numbers in full; last, what a row is best at."""
+    """RFC 4180 (https://www.rfc-editor.org/rfc/rfc4180), numbers in full, with all that is known of how sure they are.
+
+    The last columns say which trial a row is, and what it is best at.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow([column.key for column in table.columns] + ["uid", "run", "state", "best", "best_of_group"])
-    for index, row in enumerate(table.rows):
+    numbers = as_columns(table)
+    writer.writerow([*numbers, "uid", "run", "state", "best", "best_of_group"])
+    for index, (row, cells) in enumerate(zip(table.rows, zip(*numbers.values(), strict=True), strict=True)):
         best = [";".join(_marked(table, index, mark)) for mark in (BEST, BEST_OF_GROUP)]
-        writer.writerow(["" if cell is None else cell for cell in row.cells] + [row.uid, row.run, row.state, *best])
+        writer.writerow(["" if cell is None else cell for cell in cells] + [row.uid, row.run, row.state, *best])
     return out.getvalue()
+
+
+def as_columns(table: Table) -> dict[str, list[Cell]]:
+    """The table column by column; of each number also its interval and its deviation, where one of them is known."""
+    columns: dict[str, list[Cell]] = {}
+    for column in table.columns:
+        columns[column.key] = table.column(column.key)
+        spreads = [table.spreads.get((row, column.key), Spread()) for row in range(len(table.rows))]
+        if any(spread.interval for spread in spreads):
+            columns[f"{column.key}_low"] = [spread.interval and spread.interval[0] for spread in spreads]
+            columns[f"{column.key}_high"] = [spread.interval and spread.interval[1] for spread in spreads]
+        if any(spread.deviation is not None for spread in spreads):
+            columns[f"{column.key}_deviation"] = [spread.deviation for spread in spreads]
+    return columns
 
 
 def as_json(table: Table) -> dict[str, Any]:
@@ -135,6 +193,10 @@ def as_json(table: Table) -> dict[str, Any]:
             "uid": row.uid,
             "run": row.run,
             "state": row.state,
+            "intervals": {key: s.interval for (i, key), s in table.spreads.items() if i == index and s.interval},
+            "deviations": {
+                key: s.deviation for (i, key), s in table.spreads.items() if i == index and s.deviation is not None
+            },
             "best": _marked(table, index, BEST),
             "best_of_group": _marked(table, index, BEST_OF_GROUP),
         }

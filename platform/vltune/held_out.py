@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vltune import models
+from vltune.checkpoints import TEST_RESAMPLES
 from vltune.columns import read_records, write_resamples
 from vltune.contract import Direction, Family, Record, is_better
 from vltune.errors import BadInput, NotFound
@@ -16,8 +17,6 @@ from vltune.statistics import resample
 from vltune.train import evaluate
 
 BATCH = 32
-RESAMPLES = "test_resamples.parquet"
-"""Beside the file of the test scores: what they would be on resamples of the test split."""
 STRIKING = 3.0
 """So many standard errors between validation and test are no chance: selection or leakage made validation look good."""
 
@@ -80,7 +79,7 @@ def score_test_split(
     direction = model.metrics[metric]
     warning = gap_warning(validation, scores.records, metric=metric, direction=direction) if comparable else ""
     found = TestScores(scores.metrics, warning)
-    write_resamples(folder.parent / RESAMPLES, resample(scores, [str(record["id"]) for record in tested]))
+    write_resamples(folder.parent / TEST_RESAMPLES, resample(scores, [str(record["id"]) for record in tested]))
     draft = file.with_suffix(".draft")
     draft.write_text(json.dumps(dataclasses.asdict(found)))
     draft.rename(file)

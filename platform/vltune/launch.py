@@ -252,6 +252,7 @@ def _launch(
         family=found.family.name,
         metrics=dict(found.family.metrics),
         measured_by={metric: list(fields) for metric, fields in found.family.measured_by.items()},
+        drawn_with=dict(found.family.drawn_with),
         objective=objective,
         direction=direction,
         further_objectives=found.further_objectives,
@@ -345,7 +346,7 @@ def _drive(
     document: dict[str, Any] = {"run": record.name, "trials": dict(states)}
     text = ""
     if any(trial.config for trial in trials):
-        shown = table(ledger, [record.name])
+        shown = table(ledger, [record.name], storage=options.storage)
         text, document["table"] = as_text(shown, width=screen.width).rstrip("\n"), as_json(shown)
     if states["finished"] + states["pruned"]:
         winner = best_trial(ledger, record.name)

@@ -136,6 +136,8 @@ class SearchRecord:
     """The family's metrics, and which way each is better."""
     measured_by: dict[str, list[str]] = field(default_factory=dict)
     """Metric -> fields that change what it measures."""
+    drawn_with: dict[str, str] = field(default_factory=dict)
+    """Metric -> what stays as it is when samples are drawn for its interval."""
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The named rows that run first."""
     epochs: int = 0

@@ -6,12 +6,11 @@ models of a split, which makes differences paired, and the same whenever they ar
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vltune.contract import Scores
+from vltune.contract import Resampled, Scores
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -23,18 +22,6 @@ _AT_ONCE = 1_000_000
 """Counts that lie in memory at the same time."""
 _ROUNDING = 1e-6
 """A metric that is so near to the mean over samples, relatively, is that mean."""
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """What a model's metrics would be on resamples of its split."""
-
-    values: Mapping[str, np.ndarray]
-    """Metric -> (resamples,), for metrics that can be resampled."""
-    samples: int
-    """Samples of the split."""
-    drawn: str
-    """Names the samples and the draws: what is equal in this is paired."""
 
 
 def draws(samples: int, *, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:

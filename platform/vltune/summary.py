@@ -8,12 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vltune.compare import Table, table_of
+from vltune.budgets import Budget, reached
+from vltune.checkpoints import RESAMPLES, TEST_RESAMPLES
+from vltune.columns import read_resamples
+from vltune.compare import Intervals, Table, table_of
 from vltune.contract import EpochReport, RunRow
 from vltune.errors import BadInput
-from vltune.forms import as_csv, as_markdown
-from vltune.ledger import Ledger, SearchRecord, TrialRecord
+from vltune.forms import as_columns, as_csv, as_markdown
+from vltune.latex import as_latex
+from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
 from vltune.notes import search_note
+from vltune.pages import as_html
+from vltune.seeds import fold
 
 _TESTED = 3
 """Metrics that a table of both splits shows."""
@@ -34,15 +40,41 @@ def best_report(epochs: Sequence[EpochReport]) -> EpochReport | None:
     return next((report for report in reversed(epochs) if report.best), None)
 
 
-def rows_of(ledger: Ledger, run: str) -> list[RunRow]:
-    """The trials of a run as rows of a table. A trial that could not even be configured has none."""
-    return [_row(ledger, trial) for trial in ledger.trials(run) if trial.config]
+def rows_of(ledger: Ledger, run: str, *, storage: Path | None = None, budget: Budget | None = None) -> list[RunRow]:
+    """The trials of a run as rows of a table. A trial that could not even be configured has none.
+
+    Args:
+        ledger: where the run is.
+        run: its name.
+        storage: where the checkpoints lie; with it, rows have what resamples of the best epoch's records say.
+        budget: the rows tell what each trial had reached within it.
+    """
+    record = ledger.search(run)
+    return [_row(ledger, record, trial, storage, budget) for trial in ledger.trials(run) if trial.config]
 
 
-def _row(ledger: Ledger, trial: TrialRecord) -> RunRow:
-    epochs = ledger.epochs(trial.uid)
+def _row(
+    ledger: Ledger, record: SearchRecord, trial: TrialRecord, storage: Path | None, budget: Budget | None
+) -> RunRow:
+    epochs: Sequence[EpochReport] = ledger.epochs(trial.uid)
+    notes = [*epochs[-1].notes] if epochs else []
     best = best_report(epochs)
+    if budget is not None:
+        objective = str(trial.config.get("objective", record.objective))
+        found = reached(
+            epochs,
+            budget,
+            objective=objective,
+            direction=record.metrics[objective],
+            before=_spent_before(ledger, trial, budget.metric),
+            ended=trial.state in ENDED,
+        )
+        epochs, best = found.epochs, found.best
+        notes += [found.remark] if found.remark else []
     seconds = sum(e.metrics.get("train_seconds", 0.0) + e.metrics.get("evaluate_seconds", 0.0) for e in epochs)
+    resampled = None
+    if storage is not None and best is not None:
+        resampled = read_resamples(checkpoint_folder(storage, trial, best) / RESAMPLES)
     return RunRow(
         uid=trial.uid,
         run=trial.search,
@@ -55,17 +87,33 @@ def _row(ledger: Ledger, trial: TrialRecord) -> RunRow:
         metrics=dict(best.metrics) if best else {},
         parameters=int(best.metrics["parameters"]) if best else 0,
         seconds=seconds,
-        notes=tuple(epochs[-1].notes) if epochs else (),
+        notes=tuple(notes),
         error=trial.error,
+        resampled=resampled,
     )
+
+
+def _spent_before(ledger: Ledger, trial: TrialRecord, metric: str) -> float:
+    """What the trials spent that this one goes on from. Samples are counted through all of them anyway."""
+    before, spent = trial.config.get("start_from", ""), 0.0
+    while before and metric != "samples_seen":
+        parent = ledger.trial(before)
+        reports = ledger.epochs(parent.uid)
+        spent += reports[-1].metrics.get(metric, 0.0) if reports else 0.0
+        before = parent.config.get("start_from", "")
+    return spent
 
 
 def table(
     ledger: Ledger,
     runs: Sequence[str],
     *,
+    storage: Path | None = None,
     sort_by: str = "",
     tested: Mapping[str, tuple[Mapping[str, float], str]] | None = None,
+    folded: bool = True,
+    intervals: Intervals = "objective",
+    budget: Budget | None = None,
 ) -> Table:
     """The comparison of one run, or of several on the same data.
 
@@ -73,30 +121,38 @@ def table(
         ledger: where they are read.
         runs: their names.
         sort_by: metric that orders the rows; empty: the first run's objective.
+        storage: where the checkpoints lie, from whose records intervals come; None: no intervals.
         tested: uid -> metrics of the test split and a warning about them, for a table that shows both splits.
+        folded: seeds of one configuration stand as one row.
+        intervals: which columns show how sure their numbers are.
+        budget: what each trial may have spent; None: all that it did.
 
     Raises:
         NotFound: there is no such run.
         BadInput: nothing was trained yet, or the runs do not compare.
     """
     records = [ledger.search(run) for run in runs]
-    rows = [row for run in runs for row in rows_of(ledger, run)]
+    rows = [row for run in runs for row in rows_of(ledger, run, storage=storage, budget=budget)]
     if not rows:
         raise BadInput(f"no trial of {', '.join(runs)} has been started yet: wait for the first.")
     form = _form(records, rows, sort_by=sort_by)
     if tested is not None:
-        rows = [_with_test(row, *tested.get(row.uid, ({}, ""))) for row in rows]
+        rows = [_with_test(row, *tested.get(row.uid, ({}, "")), storage=storage) for row in rows]
         shown = tuple(dict.fromkeys((form["objective"], *form["columns"])))[:_TESTED]
         form["columns"] = tuple(name for metric in shown for name in (metric, f"test_{metric}"))
-        form["directions"] = form["directions"] | {f"test_{k}": v for k, v in form["directions"].items()}
+        for key in ("directions", "drawn_with"):
+            form[key] = form[key] | {f"test_{k}": v for k, v in form[key].items()}
         today = f"{datetime.now(tz=UTC):%Y-%m-%d}"
         form["notes"] = [
             *form["notes"],
             f"Columns test_…: test split, read on {today}; validation orders the rows.",
         ]
+    rows = fold(rows) if folded else rows
     if len({record.family for record in records}) > 1:
         rows = _of_families(rows, records)
-    return table_of(rows, sort_by=sort_by, **form)
+    if budget is not None:
+        form["notes"] = [*form["notes"], budget.note()]
+    return table_of(rows, sort_by=sort_by, intervals=intervals if storage is not None else "none", **form)
 
 
 def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: str) -> dict[str, Any]:
@@ -113,6 +169,7 @@ def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: s
             "columns": first.columns,
             "parameters": "all" if first.population else "auto",  # all its rows have names, which say nothing of values
             "measured_by": first.measured_by,
+            "drawn_with": first.drawn_with,
             "notes": notes,
         }
     shared = {m: way for m, way in first.metrics.items() if all(m in record.metrics for record in records)}
@@ -133,6 +190,7 @@ def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: s
         "columns": tuple(name for name in wanted if name in shared),
         "parameters": "none",
         "measured_by": measured_by,
+        "drawn_with": {metric: text for record in records for metric, text in record.drawn_with.items()},
         "notes": notes,
     }
 
@@ -157,9 +215,15 @@ def _of_families(rows: Sequence[RunRow], records: Sequence[SearchRecord]) -> lis
     ]
 
 
-def _with_test(row: RunRow, metrics: Mapping[str, float], warning: str) -> RunRow:
+def _with_test(row: RunRow, metrics: Mapping[str, float], warning: str, *, storage: Path | None) -> RunRow:
     named = {f"test_{key}": value for key, value in metrics.items()}
-    return replace(row, metrics={**row.metrics, **named}, notes=(*row.notes, *([warning] if warning else [])))
+    notes = (*row.notes, *([warning] if warning else []))
+    resampled = row.resampled
+    tested = read_resamples(storage / row.run / "trials" / row.uid / TEST_RESAMPLES) if storage is not None else None
+    if resampled is not None and tested is not None:
+        of_test = {f"test_{key}": values for key, values in tested.values.items()}
+        resampled = replace(resampled, values={**resampled.values, **of_test})
+    return replace(row, metrics={**row.metrics, **named}, notes=notes, resampled=resampled)
 
 
 def _shared_notes(rows: Sequence[RunRow]) -> list[str]:
@@ -202,9 +266,11 @@ def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "")
 
     record, folder = ledger.search(run), storage.absolute() / run / "comparison"
     folder.mkdir(parents=True, exist_ok=True)
-    shown = table(ledger, [run])
+    shown = table(ledger, [run], storage=storage)
     (folder / "table.md").write_text(as_markdown(shown), encoding="utf-8")
     (folder / "table.csv").write_text(as_csv(shown), encoding="utf-8")
+    (folder / "table.tex").write_text(as_latex(shown, label=run), encoding="utf-8")
+    (folder / "table.html").write_text(as_html(shown, title=run, about=record.question), encoding="utf-8")
     figures = {"table": table_picture(shown)}
     rows = {row.uid: row for row in rows_of(ledger, run)}
     for metric in dict.fromkeys((record.objective, "val_loss", "train_loss")):
@@ -234,7 +300,7 @@ def _payload(ledger: Ledger, record: SearchRecord, shown: Table, folder: Path, r
     payload: dict[str, Any] = {
         "state": "finished",
         "files": str(folder),
-        "table": {column.title: shown.column(column.key) for column in shown.columns},
+        "table": as_columns(shown),
     }
     best = ""
     if any(trial.state in ("finished", "pruned") for trial in trials):

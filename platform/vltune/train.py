@@ -33,6 +33,7 @@ from vltune.contract import (
     EpochReport,
     Family,
     Record,
+    Resampled,
     Sample,
     Scores,
     is_better,
@@ -50,7 +51,7 @@ from vltune.optimization import (
 )
 from vltune.runtime import Progress, Runtime
 from vltune.samples import COUNT, write_samples
-from vltune.statistics import Resampled, resample
+from vltune.statistics import resample
 
 _TIMED = 12
 """Predictions of single samples that are timed for ``latency_ms``."""
@@ -400,6 +401,7 @@ class _Fit:
             finished=last,
         )
         notes = [*self.notes, f"stopped early after epoch {epoch} of {config.epochs}"] if early else self.notes
+        metrics["samples_seen"] = epoch * len(self.training)
         metrics["parameters"] = sum(p.numel() for p in self.model.parameters())
         metrics["trainable_parameters"] = sum(p.numel() for p in self.trainable)
         report = EpochReport(epoch=epoch, metrics=metrics, time=time.time(), last=last, best=best, notes=tuple(notes))
