@@ -48,7 +48,7 @@ LAYERS = (
     {"space", "grid", "train", "figures", "trial_figures", "illustrations", "console"},
     {"cluster", "session", "ledger", "study", "tracking", "registry", "sender", "library", "study_plots"},
     {"summary", "tuning"},
-    {"generations"},
+    {"generations", "replicas"},
     {"events", "stopping"},
     {"search", "promotion", "preflight", "held_out"},
     {"commands", "launch"},

@@ -66,13 +66,13 @@ def test_intervals_are_those_of_the_resamples_and_shown_where_they_are_asked_for
     low, high = np.quantile(given[0].resampled.values["cider"], [0.025, 0.975])
     assert made.spreads[place, "cider"].interval == pytest.approx((low, high))
     assert texts_of(made)[place][2] == f"{BASE.mean():.4f} [{low:.3f}, {high:.3f}]"
-    assert "[…]: 95% bootstrap interval over the 200 samples of the split." in made.notes
+    assert "[…]: 95 % bootstrap interval over 200 samples." in made.notes
     hidden = sure(given, intervals="none")
     assert texts_of(hidden)[place][2] == f"{BASE.mean():.4f}"
     assert hidden.spreads == made.spreads
     assert not any("interval" in note for note in hidden.notes)
     said = sure(given, drawn_with={"cider": "words stay as rare", "val_loss": "not shown"})
-    assert any(note.endswith("samples of the split; cider: words stay as rare.") for note in said.notes)
+    assert any(note.endswith("over 200 samples; cider: words stay as rare.") for note in said.notes)
 
 
 @pytest.mark.parametrize(("objective", "sign"), [("cider", 1), ("val_loss", -1)])

@@ -72,6 +72,9 @@ def _parser() -> _Parser:
     )
     search.add_argument("search", metavar="NAME", help="a shipped search, or the path of your own Python file")
     search.add_argument("--trials", type=_positive, metavar="N", help="trials in all, named rows included")
+    search.add_argument(
+        "--seeds", type=_positive, default=1, metavar="N", help="seeds of each configuration; their mean counts"
+    )
     search.add_argument("--sampler", choices=tuple(SAMPLERS), help="instead of the search's own")
     search.add_argument("--pruner", choices=tuple(PRUNERS), help="instead of the search's own")
     search.add_argument(

@@ -85,7 +85,7 @@ def status(arguments: Namespace, screen: Screen) -> int:
                 "state": state,
                 "driver": driver,
                 "trials": dict(Counter(row["state"] for row in rows)),
-                "num_trials": record.num_trials,
+                "num_trials": record.num_trials * record.seeds,
                 "objective": record.objective,
                 "further_objectives": list(record.further_objectives),
                 "best": pick(values) if values else None,

@@ -12,6 +12,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from vltune.errors import BadInput, nearest
 
+LARGEST_SEED = 2**32 - 1
+
 
 @runtime_checkable
 class Library(Protocol):
@@ -204,7 +206,7 @@ class TrialConfig:
         one_of(self, "precision", ("float32", "bf16", "fp16"))
         for key, low in {"seed": 0, "epochs": 0, "batch_size": 1, "micro_batch_size": 0, "train_pictures": 0}.items():
             in_range(self, key, low)
-        in_range(self, "seed", 0, 2**32 - 1)
+        in_range(self, "seed", 0, LARGEST_SEED)
         in_range(self, "learning_rate", 0, above=True)
         in_range(self, "warmup_fraction", 0, 1, below=True)
         in_range(self, "plateau_patience", 1)

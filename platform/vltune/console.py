@@ -27,8 +27,10 @@ from vltune.strategies import PRUNERS, SAMPLERS
 
 _WORDS = ("label", "parameter")
 _SPREADS = "intervals"
-_FIRST_TO_GO = ("seconds", "epochs", "parameters", _SPREADS, "seeds", "improvement", "p_value")
-"""Columns that a narrow terminal does without, in this order; among them, what stands behind numbers."""
+_FIRST_TO_GO = ("seconds", "epochs", "parameters")
+"""Columns that a narrow terminal does without, in this order; after them all metrics but two, the last ones first."""
+_LAST_TO_GO = (_SPREADS, "seeds", "p_value")
+"""What goes last, after the improvement and the second metric; among it, what stands behind numbers."""
 _GAP = 2
 """Spaces between two columns."""
 _STYLES = {"failed": "red", "pruned": "dim", "running": "cyan", "waiting": "dim"}
@@ -61,7 +63,8 @@ def as_text(table: Table, *, width: int = 100, color: bool = False) -> str:
     metrics = [column.key for column in table.columns if column.kind == "metric"]
     present = [column.key for column in table.columns]
     aims = table.objectives
-    going = dict.fromkeys((*_FIRST_TO_GO, *(key for key in reversed(metrics[1:]) if key not in aims)))
+    further = [key for key in reversed(metrics[1:]) if key not in aims]
+    going = dict.fromkeys((*_FIRST_TO_GO, *further[:-1], "improvement", *further, *_LAST_TO_GO))
     for key in (*(key for key in going if key not in aims), *reversed(aims[1:])):
         if _least(table, left_out, width) <= width:
             break

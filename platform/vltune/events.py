@@ -6,6 +6,7 @@ from typing import Any
 
 from vltune.illustrations import FOLDER
 from vltune.ledger import Event, Ledger, SearchRecord
+from vltune.replicas import title
 from vltune.summary import best_report, checkpoint_folder, trial_folder
 
 
@@ -35,7 +36,7 @@ class LedgerEvents:
             return {
                 "params": trial.config,
                 "searched": list(trial.searched),
-                "name": trial.row or uid,
+                "name": title(self.record, trial),
                 "number": trial.number,
                 "tags": {"vltune.row": trial.row, "vltune.attempt": str(payload["attempt"]), **shared},
             }

@@ -12,6 +12,8 @@ from vltune.compare import BEST, BEST_OF_GROUP, ON_FRONT, Cell, Column, Kind, Ta
 from vltune.significance import Spread
 from vltune.statistics import SIGNIFICANT
 
+MOST_PARAMETERS = 4
+"""Columns of parameters beside each other on a page; more become one."""
 _LEAST_P = 0.001
 """p-values below are not told apart in texts."""
 

@@ -1,10 +1,10 @@
 """A comparison table for a paper: LaTeX with booktabs (https://ctan.org/pkg/booktabs)."""
 
-from vltune.compare import BEST, BEST_OF_GROUP, ON_FRONT, Column, Table
-from vltune.forms import folded, texts_of
+import re
 
-_MOST_PARAMETERS = 4
-"""Columns of parameters beside each other; more become one."""
+from vltune.compare import BEST, BEST_OF_GROUP, ON_FRONT, Column, Table
+from vltune.forms import MOST_PARAMETERS, folded, texts_of
+
 _SIGNS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -18,6 +18,7 @@ _SIGNS = {
     "–": "--",
     "…": r"\dots{}",
     "±": r"$\pm$",
+    "≥": r"$\ge$",
     ON_FRONT: r"$\diamond$",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
@@ -30,7 +31,7 @@ def as_latex(table: Table, *, label: str) -> str:
     Args:
         label: the table is referred to by it, after ``tab:``.
     """
-    if sum(column.kind == "parameter" for column in table.columns) > _MOST_PARAMETERS:
+    if sum(column.kind == "parameter" for column in table.columns) > MOST_PARAMETERS:
         table = folded(table)
     around = {BEST: r"\textbf{{{}}}", BEST_OF_GROUP: r"\textit{{{}}}", "": "{}"}
     rows = [
@@ -66,7 +67,7 @@ def _alignment(column: Column) -> str:
 
 def _cell(text: str, column: Column) -> str:
     if column.kind in _NUMBERS:
-        return _escaped(text).replace("-", "$-$")
+        return re.sub(r"(?<!-)-(?=\d)", "$-$", _escaped(text))
     return _escaped(text)
 
 

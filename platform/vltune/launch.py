@@ -45,6 +45,8 @@ def search(arguments: Namespace, screen: Screen) -> int:
     changes = {"num_trials": arguments.trials, "sampler": arguments.sampler, "pruner": arguments.pruner}
     found = dataclasses.replace(found, **{key: value for key, value in changes.items() if value is not None})
     pins, remark = parse_pins(arguments.set, found.family.Config), ""
+    if arguments.seeds > 1:
+        found, remark = _with_seeds(found, arguments)
     if arguments.objectives is not None:
         if "objective" in pins:
             raise BadInput("--objectives and --set objective=… both say what the search is after; give one of them.")
@@ -60,6 +62,19 @@ def search(arguments: Namespace, screen: Screen) -> int:
     return _launch(
         found, arguments, screen, space=arguments.search, name=arguments.name, pins=pins, rows=rows, remark=remark
     )
+
+
+def _with_seeds(found: "Search", arguments: Namespace) -> tuple["Search", str]:
+    """The search as it can be run with several seeds of each configuration, and what a person must know of it."""
+    if found.population is not None:
+        raise BadInput("--seeds cannot be said of a population: what its members come to is a schedule, with one seed.")
+    if arguments.pruner not in (None, "none"):
+        raise BadInput(
+            f"--pruner {arguments.pruner} is not possible with --seeds: a configuration is judged by the mean over its "
+            "seeds at their end; leave one of them out."
+        )
+    remark = f"with several seeds nothing is pruned: the search's own pruner {found.pruner} is off"
+    return dataclasses.replace(found, pruner="none"), remark if found.pruner != "none" else ""
 
 
 def train(arguments: Namespace, screen: Screen) -> int:
@@ -202,7 +217,7 @@ def _launch(
     from vltune.ledger import Ledger, SearchRecord
     from vltune.library import PromotedModels
     from vltune.population import with_constants
-    from vltune.preflight import check_models, check_room, check_run_name, check_samples
+    from vltune.preflight import check_models, check_room, check_run_name, check_samples, check_seeds
     from vltune.search import run_name, versions
     from vltune.space import check, example
 
@@ -214,6 +229,7 @@ def _launch(
         found = with_constants(found, pins, epochs=example(found, pins=pins).epochs)
     check_run_name(found.name if name is None else name)
     configs = check(found, pins=pins)
+    check_seeds(found, configs, seeds=getattr(arguments, "seeds", 1))
     objective = str(pins.get("objective", found.objective))
     direction = lookup(found.family.metrics, objective, "metric")
     # A cluster that will be joined may have GPUs that this machine has not.
@@ -260,6 +276,7 @@ def _launch(
         sampler=found.sampler,
         pruner=found.pruner,
         seed=int(pins.get("seed", 0)),
+        seeds=getattr(arguments, "seeds", 1),
         pins=pins,
         data=data,
         data_hash=opened.hash,
@@ -335,7 +352,8 @@ def _drive(
     from vltune.generations import Generations
     from vltune.summary import best_report, best_trial, table
 
-    screen.say(f"run {record.name}: {record.num_trials} trials of {record.search} on {record.data}")
+    trials = f"{record.num_trials} configurations, each with {record.seeds} seeds," if record.seeds > 1 else ""
+    screen.say(f"run {record.name}: {trials or f'{record.num_trials} trials'} of {record.search} on {record.data}")
     try:
         driver.run(found, ledger, record, options=options, display=Progress(), fresh=fresh)
     except driver.Interrupted:

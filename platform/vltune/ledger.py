@@ -97,7 +97,8 @@ class TrialRecord:
     uid: str
     search: str
     number: int
-    """Its number in Optuna's study."""
+    """Its number in Optuna's study; where each configuration has several seeds, that times their number, and the place
+    of its seed among them."""
     row: str
     state: str
     attempts: int
@@ -128,6 +129,8 @@ class SearchRecord:
     sampler: str
     pruner: str
     seed: int
+    seeds: int = 1
+    """Seeds with which each configuration is trained, from its own on; the sampler hears their mean."""
     pins: dict[str, Any]
     data: str
     data_hash: str

@@ -3,7 +3,7 @@
 from html import escape
 
 from vltune.compare import BEST, BEST_OF_GROUP, Column, Table
-from vltune.forms import spread_texts, texts_of
+from vltune.forms import MOST_PARAMETERS, folded, spread_texts, texts_of
 
 _WORDS = ("label", "parameter", "remark")
 
@@ -19,16 +19,19 @@ h1 { font-size: 1.4rem; line-height: 1.25; margin: 0 0 .25rem; }
 .about { color: var(--faint); margin: 0 0 1.25rem; max-width: 60rem; }
 .frame { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .8rem; text-align: right; vertical-align: top; white-space: nowrap; }
+th, td { padding: .45rem .65rem; text-align: right; vertical-align: top; white-space: nowrap; }
 th { border-bottom: 2px solid var(--ink); vertical-align: bottom; font-weight: 600; }
 td { border-bottom: 1px solid var(--line); }
 th.words, td.words { text-align: left; }
-td.words { white-space: normal; min-width: 6rem; overflow-wrap: anywhere; }
-td.name { font-weight: 500; }
+td.words { overflow-wrap: break-word; }
+td.name { font-weight: 500; white-space: normal; min-width: 9.5rem; max-width: 16rem; }
+th { white-space: normal; }
+th.name, td.name { position: sticky; left: 0; background: var(--page); }
+td.settings { white-space: normal; min-width: 15rem; max-width: 22rem; color: var(--faint); font-size: .92em; }
 tr.best td { background: var(--tint); }
 tr.failed td { color: var(--faint); }
 tr.failed td.remark { color: var(--bad); }
-td.remark { color: var(--faint); min-width: 14rem; max-width: 26rem; overflow-wrap: break-word; }
+td.remark { white-space: normal; color: var(--faint); min-width: 12rem; max-width: 26rem; font-size: .92em; }
 .spread { color: var(--faint); font-size: .87em; margin-left: .35em; }
 b { font-weight: 700; }
 .mark { display: inline-block; width: .9em; color: var(--mark); text-align: center; margin-left: .3em;
@@ -41,12 +44,13 @@ b { font-weight: 700; }
   thead { display: none; }
   tr { border: 1px solid var(--line); border-radius: .5rem; margin-bottom: .75rem; padding: .5rem .9rem; }
   tr.best { background: var(--tint); }
-  td, td.words, td.remark { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .15rem 0;
+  td.name { position: static; background: none; }
+  td, td.words, td.name, td.settings, td.remark { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .15rem 0;
     text-align: right; white-space: normal; max-width: none; min-width: 0; }
   td::before { content: attr(data-title); color: var(--faint); flex: none; }
   td.name { font-size: 1.05rem; font-weight: 600; }
   td.name::before { content: none; }
-  td:empty, td.empty { display: none; }
+  td:empty, .mark:empty { display: none; }
 }
 """
 
@@ -68,7 +72,8 @@ def as_html(table: Table, *, title: str, about: str = "") -> str:
 
 
 def html_table(table: Table) -> str:
-    """The table and its notes, for a page that has the styles."""
+    """The table and its notes, for a page that has the styles. Many parameters become one column."""
+    table = folded(table) if sum(column.kind == "parameter" for column in table.columns) > MOST_PARAMETERS else table
     heads = "".join(f"<th{_class(column)}>{_breakable(column.title)}</th>" for column in table.columns)
     spreads = spread_texts(table)
     texts = texts_of(table, spreads=False)
@@ -102,9 +107,11 @@ def _cell(table: Table, index: int, column: Column, text: str, spread: str) -> s
 
 
 def _class(column: Column) -> str:
-    names = (["words"] if column.kind in _WORDS else []) + ([column.key] if column.key in ("name", "remark") else [])
+    names = (["words"] if column.kind in _WORDS else []) + (
+        [column.key] if column.key in ("name", "settings", "remark") else []
+    )
     return f' class="{" ".join(names)}"' if names else ""
 
 
 def _breakable(title: str) -> str:
-    return escape(title).replace("_", "_<wbr>")
+    return escape(title).replace("_", "_<wbr>").replace("% ", "%&nbsp;")

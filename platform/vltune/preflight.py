@@ -7,8 +7,8 @@ import torch
 
 from vltune.batches import Head
 from vltune.cluster import wanted_gpus
-from vltune.configuration import TrialConfig
-from vltune.contract import Data, Family
+from vltune.configuration import LARGEST_SEED, TrialConfig
+from vltune.contract import Data, Family, Search
 from vltune.errors import BadInput
 from vltune.models import (
     assets_of_parts,
@@ -20,7 +20,7 @@ from vltune.models import (
     read_record,
     stood_on,
 )
-from vltune.space import SEARCH_NAME
+from vltune.space import SEARCH_NAME, describe
 
 RESERVED = ("artifacts", "cache", "locks", "models", "scenes")
 """Folders of the storage that are no run's."""
@@ -65,6 +65,19 @@ def check_room(
             raise BadInput("precision='fp16' needs GPUs, and each worker has none: take float32 or bf16.")
         if config.batch_size < workers:
             raise BadInput(f"batch_size={config.batch_size} is below one sample for each of {workers} workers.")
+
+
+def check_seeds(search: Search, configs: Sequence[TrialConfig], *, seeds: int) -> None:
+    """Checks that seeds can be counted up from those that configurations have.
+
+    Raises:
+        BadInput: the search asks for a seed itself, or there are not so many.
+    """
+    if seeds > 1 and any(parameter.name == "seed" for parameter in describe(search).parameters):
+        raise BadInput(f"--seeds {seeds} is not possible: {search.name} searches over seed itself; leave it out.")
+    highest = max(config.seed for config in configs) + seeds - 1
+    if highest > LARGEST_SEED:
+        raise BadInput(f"--seeds {seeds} would count up to {highest}: seeds lie in [0, {LARGEST_SEED}]; start lower.")
 
 
 def check_models(config: TrialConfig, family: type[Family], *, pins: Iterable[str], cache: str) -> None:

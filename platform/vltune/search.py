@@ -23,11 +23,12 @@ from vltune.grid import MOST_POINTS, grid_points
 from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
 from vltune.library import PromotedModels
 from vltune.population import Step
+from vltune.replicas import complete, configuration_number, configurations, enter_seeds, outcome, title, values_of
 from vltune.sender import SearchRun, Sender
 from vltune.space import resolve
 from vltune.stopping import SIGNALS, leased, stoppable
 from vltune.study import Study
-from vltune.summary import best_report, trial_folder, write_summary
+from vltune.summary import trial_folder, write_summary
 from vltune.tracking import Tracker
 
 FAILURES_IN_A_ROW = 10
@@ -243,7 +244,7 @@ class _Driver:
         )
         trials = self.ledger.trials(self.record.name)
         self.display.start(
-            max(self.record.num_trials, len(trials)),
+            max(self.record.num_trials * self.record.seeds, len(trials)),
             objective=self.record.objective,
             direction=self.record.direction,
             finished=sum(trial.state in ENDED for trial in trials),
@@ -278,30 +279,29 @@ class _Driver:
 
     def _reconcile(self) -> None:
         """Makes ledger and study agree after a kill, and finds the trials that are to go on."""
+        complete(self.ledger, self.record)
         trials = self.ledger.trials(self.record.name)
-        self.study.drop_unknown([trial.number for trial in trials])
+        numbers = [configuration_number(self.record, trial) for trial in trials]
+        self.study.drop_unknown(numbers)
         entered = {trial.row for trial in trials}
         self.study.add_rows({name: row for name, row in self.record.rows.items() if name not in entered})
         if self.record.sampler == "grid" and self.record.num_trials > len(self.record.rows):
-            self._add_grid([trial.number for trial in trials])
-        for trial in trials:
+            self._add_grid(numbers)
+        for number, trial in zip(numbers, trials, strict=True):
             suggested = self.generations is None or not trial.config.get("start_from")
             if suggested:
-                self.numbers[trial.uid] = trial.number
+                self.numbers[trial.uid] = number
             epochs = self.ledger.epochs(trial.uid)
             if trial.state not in ENDED and epochs and epochs[-1].last:  # the kill came before its end was noted
                 self._end(trial.uid, "finished")
             elif not suggested:
                 self.unfinished += [] if trial.state in ENDED else [trial]
             elif trial.state in ENDED:
-                self.study.tell(trial.number, trial.state, self._values(trial.uid))
+                self._tell(number)
             else:
-                self.study.reopen(trial.number)
-                prune = False
-                for report in epochs:
-                    value = report.metrics[self.record.objective]
-                    prune = self.study.report(trial.number, report.epoch, value)
-                if prune:  # this, too, was decided before the kill
+                self.study.reopen(number)
+                verdicts = [self._falls_behind(trial.uid, report) for report in epochs]
+                if verdicts and verdicts[-1]:  # this, too, was decided before the kill
                     self._end(trial.uid, "pruned")
                 else:
                     self.unfinished.append(trial)
@@ -375,14 +375,17 @@ class _Driver:
             config = self._after_its_row(resolved.config, row)
             config = replace(config, until_epoch=step.until_epoch) if step else config
         except (BadInput, Unreachable) as error:
-            added = self._enter(trial.number, name, config={})
+            added = self._enter(trial.number * self.record.seeds, name, config={})
             self.numbers[added.uid] = trial.number
             self.shown.add(added.uid)
             self._end(added.uid, "failed", error=str(error))
             return None
         searched = tuple(resolved.searched)
-        added = self._enter(trial.number, name, config=config.fields(), searched=searched, notes=resolved.notes)
-        self.numbers[added.uid] = trial.number
+        number = trial.number * self.record.seeds
+        added = self._enter(number, name, config=config.fields(), searched=searched, notes=resolved.notes)
+        others = enter_seeds(self.ledger, self.record, added)
+        self.numbers |= {seed.uid: trial.number for seed in (added, *others)}
+        self.unfinished += others
         return added
 
     def _after_its_row(self, config: TrialConfig, row: str) -> TrialConfig:
@@ -424,7 +427,7 @@ class _Driver:
         return added
 
     def _room(self) -> bool:
-        return len(self.ledger.trials(self.record.name)) < self.record.num_trials
+        return len(configurations(self.ledger, self.record)) < self.record.num_trials
 
     def _enter(
         self,
@@ -451,7 +454,7 @@ class _Driver:
         self.shown.add(trial.uid)
         self.running[trial.uid] = trial.row
         until = trial.config.get("until_epoch") or trial.config.get("epochs", 0)
-        self.display.trial_started(trial.uid, trial.row, searched, until)
+        self.display.trial_started(trial.uid, title(self.record, trial), searched, until)
         epochs = self.ledger.epochs(trial.uid)
         return {
             "uid": trial.uid,
@@ -485,11 +488,22 @@ class _Driver:
         report = EpochReport(**message["report"])
         if self.ledger.record_epoch(uid, report):
             self.display.epoch(uid, report)
-        value = report.metrics[self.record.objective]
-        prune = uid in self.numbers and self.study.report(self.numbers[uid], report.epoch, value)
+        prune = self._falls_behind(uid, report)
         if report.last or prune:
             self._end(uid, "finished" if report.last else "pruned")
         return not (report.last or prune)
+
+    def _falls_behind(self, uid: str, report: EpochReport) -> bool:
+        """Tells the study of an epoch; whether the trial should stop. Of several seeds it hears the end alone."""
+        if uid not in self.numbers or self.record.seeds > 1:
+            return False
+        return self.study.report(self.numbers[uid], report.epoch, report.metrics[self.record.objective])
+
+    def _tell(self, number: int) -> None:
+        """Tells the study what came of a configuration, once all its seeds have ended."""
+        found = outcome(self.ledger, self.record, configurations(self.ledger, self.record)[number])
+        if found is not None:
+            self.study.tell(number, *found)
 
     def lost(self, uid: str) -> None:
         """A slot died more often than Tune would have it."""
@@ -502,7 +516,7 @@ class _Driver:
         self.running.pop(uid, None)
         self.ledger.end_trial(uid, state, error=error)
         if uid in self.numbers:  # the study knows nothing of later segments
-            self.study.tell(self.numbers[uid], state, self._values(uid))
+            self._tell(self.numbers[uid])
         if self.ledger.trial(uid).config.get("start_from"):
             free_spent(self.ledger, self.record, self.options.storage)
         if uid in self.shown:
@@ -514,13 +528,8 @@ class _Driver:
 
     def _best(self, trials: Sequence[TrialRecord]) -> float:
         pick = max if self.record.direction == "max" else min
-        values = (self._values(trial.uid)[0] for trial in trials)
+        values = (values_of(self.ledger, self.record.directions, trial)[0] for trial in trials)
         return pick(filter(math.isfinite, values), default=math.nan)
-
-    def _values(self, uid: str) -> list[float]:
-        """All objectives at the trial's best epoch by the first one; what was not measured is not a number."""
-        best = best_report(self.ledger.epochs(uid))
-        return [best.metrics.get(name, math.nan) if best else math.nan for name in self.record.directions]
 
 
 def _ship_by_value(search: Search) -> None:

@@ -90,9 +90,9 @@ def notes_on(
         for metric in (metric for metric in shown if metric in drawn_with):
             fixed.setdefault(drawn_with[metric], []).append(metric)
         said = "".join(f"; {', '.join(metrics)}: {text}" for text, metrics in fixed.items())
-        notes.append(f"[…]: {CONFIDENCE:.0%} bootstrap interval over the {among} samples of the split{said}.")
+        notes.append(f"[…]: {100 * CONFIDENCE:.0f} % bootstrap interval over {among} samples{said}.")
     if any(spread.deviation is not None for spread in of_shown):
-        notes.append("±: standard deviation over the seeds whose mean a row shows; it says nothing of the samples.")
+        notes.append("±: standard deviation over the seeds whose mean a row shows, not over samples.")
     if shown:
         notes += _without(rows, spreads, shown)
     return notes
@@ -101,9 +101,8 @@ def notes_on(
 def note_on_p_values(p_values: Mapping[str, float], *, metric: str, base: str) -> str:
     """What the p-values of a table are."""
     return (
-        f"p: how often chance alone makes so great a difference in {metric} to {base}; paired bootstrap over samples, "
-        f"corrected for {len(p_values)} row{'s' if len(p_values) > 1 else ''} (Holm). "
-        f"n.s.: not significant, p is {SIGNIFICANT:.2g} or more."
+        f"p: of the difference in {metric} to {base}, paired bootstrap over samples, corrected for {len(p_values)} "
+        f"row{'s' if len(p_values) > 1 else ''} (Holm); n.s.: not significant, p ≥ {SIGNIFICANT:.2g}."
     )
 
 

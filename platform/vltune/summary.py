@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from vltune.budgets import Budget, reached
@@ -233,23 +234,32 @@ def _shared_notes(rows: Sequence[RunRow]) -> list[str]:
 
 
 def best_trial(ledger: Ledger, run: str) -> TrialRecord:
-    """The finished trial with the best objective; pruned ones if none finished.
+    """The finished trial with the best objective; of several seeds, the best of the best mean. Pruned ones if none
+    finished.
 
     Raises:
         NotFound: there is no such run.
         BadInput: no trial of it ended with a checkpoint.
     """
     record = ledger.search(run)
-    ranked = []
-    for trial in ledger.trials(run):
+    sign = -1.0 if record.direction == "max" else 1.0
+    costs: dict[int, list[tuple[bool, float, int]]] = {}
+    trials = {trial.number: trial for trial in ledger.trials(run)}
+    for number, trial in trials.items():
         best = best_report(ledger.epochs(trial.uid))
         if best is not None and trial.state in ("finished", "pruned"):
-            value = best.metrics[record.objective]
-            rank = -value if record.direction == "max" else value
-            ranked.append((trial.state != "finished", rank if math.isfinite(rank) else math.inf, trial.number, trial))
-    if not ranked:
+            cost = sign * best.metrics[record.objective]
+            cost = cost if math.isfinite(cost) else math.inf
+            costs.setdefault(number // record.seeds, []).append((trial.state != "finished", cost, number))
+    if not costs:
         raise BadInput(f"no trial of {run!r} has finished: there is nothing to promote yet.")
-    return min(ranked, key=lambda entry: entry[:3])[3]
+
+    def of_seeds(seeds: Sequence[tuple[bool, float, int]]) -> tuple[bool, float, int]:
+        """A single seed may be lucky: configurations compare by the mean of theirs."""
+        state, _, number = min(seeds)
+        return state, fmean(cost for cut, cost, _ in seeds if cut == state), number
+
+    return trials[min(min(costs.values(), key=of_seeds))[2]]
 
 
 def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "") -> dict[str, Any]:
