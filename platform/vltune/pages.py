@@ -45,8 +45,8 @@ b { font-weight: 700; }
   tr { border: 1px solid var(--line); border-radius: .5rem; margin-bottom: .75rem; padding: .5rem .9rem; }
   tr.best { background: var(--tint); }
   td.name { position: static; background: none; }
-  td, td.words, td.name, td.settings, td.remark { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .15rem 0;
-    text-align: right; white-space: normal; max-width: none; min-width: 0; }
+  td, td.words, td.name, td.settings, td.remark { display: flex; justify-content: space-between; gap: 1rem; border: 0;
+    padding: .15rem 0; text-align: right; white-space: normal; max-width: none; min-width: 0; }
   td::before { content: attr(data-title); color: var(--faint); flex: none; }
   td.name { font-size: 1.05rem; font-weight: 600; }
   td.name::before { content: none; }

@@ -294,6 +294,8 @@ class _Driver:
             epochs = self.ledger.epochs(trial.uid)
             if trial.state not in ENDED and epochs and epochs[-1].last:  # the kill came before its end was noted
                 self._end(trial.uid, "finished")
+            elif trial.state not in ENDED and not trial.config:  # likewise
+                self._end(trial.uid, "failed", error="its configuration was not possible")
             elif not suggested:
                 self.unfinished += [] if trial.state in ENDED else [trial]
             elif trial.state in ENDED:
