@@ -104,7 +104,16 @@ def _parser() -> _Parser:
 
     rerun = add("rerun", "train a trial again from its record", "vltune rerun quickstart-003")
     rerun.add_argument("uid", metavar="UID", help="the trial's uid, as `vltune status RUNNAME` shows it")
-    for parser_ in (search, train, rerun):
+    confirm = add(
+        "confirm",
+        "train the best configurations of a run again, with new seeds",
+        "vltune confirm quickstart --top 3 --seeds 5",
+    )
+    confirm.add_argument("run", metavar="RUNNAME")
+    confirm.add_argument("--top", type=_positive, default=5, metavar="N", help="so many configurations (default: 5)")
+    confirm.add_argument("--seeds", type=_positive, default=5, metavar="N", help="seeds of each (default: 5)")
+    confirm.add_argument("--name", metavar="RUNNAME", help="name of the new run (default: RUNNAME-confirmed)")
+    for parser_ in (search, train, rerun, confirm):
         parser_.add_argument(
             "--data", metavar="PATH", help="COCO, Flickr8k or Flickr30k folder (default: generated pictures)"
         )
@@ -118,11 +127,11 @@ def _parser() -> _Parser:
     resume = add("resume", "go on with a run that was stopped or killed", "vltune resume quickstart")
     resume.add_argument("run", metavar="RUNNAME")
     resume.add_argument("--trials", type=_positive, metavar="N", help="raise the number of trials in all to this")
-    for parser_ in (search, resume):
+    for parser_ in (search, confirm, resume):
         parser_.add_argument("--concurrent", type=_positive, metavar="N", help="trials at the same time")
-    for parser_ in (search, train, rerun, resume):
+    for parser_ in (search, train, rerun, confirm, resume):
         parser_.add_argument("--address", metavar="auto", help="join the Ray cluster that runs here")
-    for parser_ in (search, train):
+    for parser_ in (search, train, confirm):
         parser_.add_argument("--isolate", action="store_true", help="fresh processes for every trial (slower)")
 
     status = add("status", "show where runs stand", "vltune status quickstart")

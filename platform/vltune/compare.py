@@ -99,6 +99,7 @@ def table_of(
     parameters: Literal["auto", "all", "none"] = "auto",
     intervals: Intervals = "none",
     drawn_with: Mapping[str, str] | None = None,
+    beside: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Table:
     """Puts trials of one search, or of several on the same data, into a table.
 
@@ -120,6 +121,7 @@ def table_of(
         intervals: which columns show how sure their numbers are: by an interval over samples, or, where a row is the
             mean of several seeds, by the deviation over these.
         drawn_with: metric -> what stays as it is when samples are drawn for its interval.
+        beside: further columns, to stand behind the objective: key -> each named row's value from elsewhere.
 
     Raises:
         BadInput: no rows; rows of different data or of different families; an unknown metric or field.
@@ -153,7 +155,9 @@ def table_of(
     heads.append(Column("epochs", "epochs", "epochs"))
     if further_objectives:
         heads.append(Column("front", "front", "front"))
-    heads += [Column(name, name, _KINDS.get(name, "metric")) for name in metrics]
+    for name in metrics:
+        heads.append(Column(name, name, _KINDS.get(name, "metric")))
+        heads += [Column(key, key, "metric") for key in beside or {} if name == objective]
     if base is not None:
         heads.append(Column("improvement", "% over base", "improvement"))
     heads += [Column("p_value", "p", "p_value")] if p_values else []
@@ -171,7 +175,8 @@ def table_of(
         if base is not None:
             better = improvement(row.metrics.get(objective, math.nan), base.metrics[objective], directions[objective])
             found["improvement"] = better
-        by_kind = {"parameter": row.config, "metric": row.metrics}
+        found |= {key: values.get(row.name) for key, values in (beside or {}).items()}
+        by_kind = {"parameter": row.config}
         places = [by_kind.get(head.kind, found) for head in heads]
         return tuple(
             place[head.key] if head.key in place else row.metrics.get(head.key)

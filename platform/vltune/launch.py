@@ -1,4 +1,4 @@
-"""What starts training: ``search``, ``train``, ``rerun`` and ``resume``, each through the same checks and driver.
+"""What starts training: ``search``, ``train``, ``rerun``, ``confirm``, ``resume``, by the same checks and driver.
 
 Each function takes the parsed arguments and a ``Screen``, returns the exit code, and imports what it needs itself.
 """
@@ -120,6 +120,49 @@ def rerun(arguments: Namespace, screen: Screen) -> int:
     return _launch(found, arguments, screen, space=record.space, name=wanted, pins=pins, rows=row)
 
 
+def confirm(arguments: Namespace, screen: Screen) -> int:
+    """Trains the best configurations of a run again, each with several new seeds and to the end."""
+    from vltune.ledger import Ledger
+    from vltune.space import record_pins
+    from vltune.summary import best_rows
+
+    ledger = Ledger.existing(arguments.storage)
+    record = ledger.search(arguments.run)
+    if record.population:
+        raise BadInput(
+            f"{record.name!r} is a population, whose best is a schedule and no configuration: train that again by "
+            "`vltune rerun UID`."
+        )
+    best = best_rows(ledger, record.name, top=arguments.top)
+    same = _same_search(record)
+    ours = ("data", "data_hash", "seed")
+    rows = {
+        row.name or row.uid: {k: v for k, v in record_pins(same, row.config).items() if k not in ours} for row in best
+    }
+    found = dataclasses.replace(
+        same, num_trials=len(rows), pruner="none", question=f"Confirms {record.name}: {same.question}"
+    )
+    # Seeds that the search has not seen: a configuration was chosen because one of those was kind to it.
+    used = [trial.config["seed"] for trial in ledger.trials(record.name) if trial.config]
+    pins = {"seed": max(used) + 1, "data_hash": record.data_hash}
+    arguments.data = arguments.data or record.data
+    arguments.workers, arguments.threads = record.workers, record.threads
+    arguments.gpus_per_worker = record.gpus_per_worker
+    values = {row.name or row.uid: row.metrics[record.objective] for row in best}
+    wanted = _free_name(arguments, record.name, "confirmed") if arguments.name is None else arguments.name
+    return _launch(
+        found,
+        arguments,
+        screen,
+        space=record.space,
+        name=wanted,
+        pins=pins,
+        rows=rows,
+        remark=f"only {len(best)} configurations of {record.name} have finished" if len(best) < arguments.top else "",
+        confirms={"run": record.name, "values": values},
+    )
+
+
 def _segments(line: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The rows that train a line of segments again, one after the other: what differs, and where each goes on from."""
     differ = [key for key in line[0] if len({segment[key] for segment in line}) > 1]
@@ -212,6 +255,7 @@ def _launch(
     pins: dict[str, Any],
     rows: dict[str, Any],
     remark: str = "",
+    confirms: dict[str, Any] | None = None,
 ) -> int:
     """Checks everything that can be checked before Ray starts, then runs."""
     from vltune.ledger import Ledger, SearchRecord
@@ -283,6 +327,7 @@ def _launch(
         rows=rows,
         sources=library.found,
         epochs=max(config.epochs for config in configs),
+        confirms=confirms or {},
         population=dataclasses.asdict(found.population) if found.population else None,
         base_row=found.base_row,
         group_by=found.group_by,

@@ -147,6 +147,8 @@ class SearchRecord:
     """The most that a trial may have."""
     sources: dict[str, str] = field(default_factory=dict)
     """References to promoted models -> content hashes that they led to when the search was started."""
+    confirms: dict[str, Any] = field(default_factory=dict)
+    """Where it trains the best of another run again: ``run``, its name, and ``values``, row -> the objective there."""
     population: dict[str, Any] | None = None
     """The fields of ``Population`` if it trains as one, without the fields that were set by hand."""
     base_row: str = ""

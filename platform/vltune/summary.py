@@ -151,6 +151,8 @@ def table(
     rows = fold(rows) if folded else rows
     if len({record.family for record in records}) > 1:
         rows = _of_families(rows, records)
+    if len(records) == 1 and records[0].confirms:
+        form |= _beside_the_search(records[0], rows, form["notes"])
     if budget is not None:
         form["notes"] = [*form["notes"], budget.note()]
     return table_of(rows, sort_by=sort_by, intervals=intervals if storage is not None else "none", **form)
@@ -194,6 +196,36 @@ def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: s
         "drawn_with": {metric: text for record in records for metric, text in record.drawn_with.items()},
         "notes": notes,
     }
+
+
+def _beside_the_search(record: SearchRecord, rows: Sequence[RunRow], notes: Sequence[str]) -> dict[str, Any]:
+    """What the search had measured of rows that were trained again, and whether their order is still the same."""
+    run, values = record.confirms["run"], record.confirms["values"]
+    key = f"search_{record.objective}"
+    found = {row.name: row.metrics[record.objective] for row in rows if record.objective in row.metrics}
+    before, now = (
+        sorted((name for name in found if name in values), key=measured.__getitem__, reverse=record.direction == "max")
+        for measured in (values, found)
+    )
+    order = "the order is the same" if before == now else f"the order there was {', '.join(before)}"
+    said = f"{key}: what the run {run} measured, from which these rows were chosen as its best; {order}."
+    return {"beside": {key: values}, "notes": [*notes, said]}
+
+
+def best_rows(ledger: Ledger, run: str, *, top: int) -> list[RunRow]:
+    """The best configurations of a run that finished, the best first; seeds of one compare by their mean.
+
+    Raises:
+        NotFound: there is no such run.
+        BadInput: nothing has finished.
+    """
+    record = ledger.search(run)
+    rows = [row for row in fold(rows_of(ledger, run)) if row.state == "finished"]
+    ranked = [row for row in rows if math.isfinite(row.metrics.get(record.objective, math.nan))]
+    if not ranked:
+        raise BadInput(f"no trial of {run!r} has finished: there is nothing to confirm yet.")
+    ranked.sort(key=lambda row: row.metrics[record.objective], reverse=record.direction == "max")
+    return ranked[:top]
 
 
 def _of_families(rows: Sequence[RunRow], records: Sequence[SearchRecord]) -> list[RunRow]:
