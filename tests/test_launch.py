@@ -8,14 +8,15 @@ import pytest
 import torch
 from families import NoLibrary
 
-from trainables.captioning import CaptioningConfig
+from trainables.captioning import Captioning, CaptioningConfig
 from trainables.parts.encoders import build_encoder
 from trainables.parts.scenes import write_scenes
 from vltune import search as driver
 from vltune.cli import main
-from vltune.contract import Search
+from vltune.contract import EpochReport, Search
 from vltune.ledger import Ledger, SearchRecord
 from vltune.space import resolve
+from vltune.summary import table
 
 Launch = Callable[..., int]
 OWN = """
@@ -115,3 +116,79 @@ def test_what_changes_a_metric_is_kept_with_the_run(launch: Launch, tmp_path: Pa
         words = ("--name", name, "--set", f"max_tokens={tokens}")
         assert launch("train", "own.py", "--data", tmp_path / "data", *words) == 0
     assert "max_tokens" in Ledger.of(tmp_path / "runs").search("a").measured_by["val_loss"]
+
+
+# -- seeds
+
+
+def _refused(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["captioning_pbt", "--seeds", "2"], "--seeds cannot be said of a population"),
+        (["own.py", "--seeds", "2", "--pruner", "median"], "--pruner median is not possible with --seeds"),
+        (["own.py", "--seeds", "0"], "0 must be at least 1"),
+        (["own.py", "--seeds", "2", "--set", "seed=4294967295"], "would count up to 4294967296"),
+        (["seeded.py", "--seeds", "2"], "own searches over seed itself"),
+    ],
+)
+def test_seeds_that_make_no_sense_are_refused_in_one_line(
+    launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    asked = "CaptioningConfig(seed=trial.suggest_int('seed', 0, 3), "
+    text = OWN.replace("CaptioningConfig(picture", f"{asked}picture").replace("'lstm'}}", "'lstm', 'seed': 1}}")
+    (tmp_path / "seeded.py").write_text(text)
+    assert launch("search", *arguments, "--data", tmp_path / "data") == 2
+    assert said in _refused(capsys)
+    assert not Ledger.of(tmp_path / "runs").searches()
+
+
+def test_the_searchs_own_pruner_is_off_with_several_seeds(
+    launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(OWN.replace("num_trials=1", "num_trials=1, pruner='median'"))
+    assert launch("search", "own.py", "--seeds", "3", "--data", tmp_path / "data") == 0
+    record = Ledger.of(tmp_path / "runs").search("own")
+    assert (record.seeds, record.pruner) == (3, "none")
+    assert "with several seeds nothing is pruned: the search's own pruner median is off" in capsys.readouterr().err
+
+
+def _finish(storage: Path, run: str, values: dict[str, float]) -> None:
+    ledger = Ledger.of(storage)
+    for trial in ledger.trials(run):
+        told = {**dict.fromkeys(Captioning.metrics, 0.0), "cider": values[trial.row], "parameters": 1.0}
+        ledger.record_epoch(trial.uid, EpochReport(epoch=1, metrics=told, time=0.0, last=True, best=True))
+        ledger.end_trial(trial.uid, "finished")
+
+
+def test_confirming_trains_the_same_configurations_with_seeds_not_used_before(launch: Launch, tmp_path: Path) -> None:
+    rows = "{'LSTM': {'decoder': 'lstm'}, 'two': {'decoder': 'transformer', 'heads': 2}, "
+    rows += "'four': {'decoder': 'transformer', 'heads': 4}}"
+    (tmp_path / "own.py").write_text(
+        OWN.replace("{'LSTM': {'decoder': 'lstm'}}", rows).replace("num_trials=1", "num_trials=3")
+    )
+    storage = tmp_path / "runs"
+    assert launch("search", "own.py", "--data", tmp_path / "data", "--set", "seed=7", "dropout=0.2") == 0
+    assert launch("confirm", "own") == 2, "nothing has finished"
+    _finish(storage, "own", {"LSTM": 0.5, "two": 0.9, "four": 0.7})
+    assert launch("confirm", "own", "--top", "2", "--seeds", "4") == 0
+    ledger = Ledger.of(storage)
+    record = ledger.search("own-confirmed")
+    assert (record.seeds, record.seed, record.num_trials, record.pruner) == (4, 8, 2, "none")
+    assert list(record.rows) == ["two", "four"]
+    assert record.confirms == {"run": "own", "values": {"two": 0.9, "four": 0.7}}
+    first = {trial.row: trial.config for trial in ledger.trials("own")}
+    for trial in ledger.trials("own-confirmed"):
+        assert trial.config == {**first[trial.row], "seed": 8}
+        assert trial.notes == (), "nothing was set in place of what a row promises"
+    _finish(storage, "own-confirmed", {"two": 0.6, "four": 0.8})
+    shown = table(ledger, ["own-confirmed"])
+    assert shown.column("name") == ["four", "two"]
+    assert shown.column("search_cider") == [0.7, 0.9]
+    keys = [column.key for column in shown.columns]
+    assert keys.index("search_cider") == keys.index("cider") + 1
+    assert any(note.endswith("as its best; the order there was two, four.") for note in shown.notes)

@@ -1,15 +1,23 @@
 """Tables over several families, and of both splits, from a ledger that was filled by hand."""
 
+import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import sqlalchemy as sa
 
-from vltune.contract import EpochReport
+from vltune.budgets import Budget
+from vltune.checkpoints import RESAMPLES, TEST_RESAMPLES
+from vltune.columns import write_resamples
+from vltune.contract import EpochReport, Resampled
 from vltune.errors import BadInput, NotFound
 from vltune.ledger import Ledger, SearchRecord
 from vltune.promotion import winner
-from vltune.summary import table
+from vltune.summary import table, trial_folder
 
 CAPTIONS = {"cider": "max", "val_loss": "min", "bleu_4": "max"}
 
@@ -34,6 +42,7 @@ def fill(ledger: Ledger, name: str, family: str, metrics: dict[str, Any], rows: 
         family=family,
         metrics=metrics,
         measured_by={"val_loss": ["min_word_count"], "cider": ["score_prompt"]},
+        drawn_with={"cider": "words stay as rare"},
         rows={row: {} for row in rows},
         columns=("cider", "val_loss") if "val_loss" in metrics else (),
     )
@@ -110,3 +119,68 @@ def test_the_winner_is_the_best_of_all_runs(ledger: Ledger) -> None:
         winner(ledger, ["seen", "found"])
     with pytest.raises(NotFound, match="unknown metric of found 'cider'"):
         winner(ledger, ["seen", "found"], by="cider")
+
+
+# -- how sure the numbers are
+
+
+def keep(ledger: Ledger, storage: Path, run: str, values: dict[str, float]) -> None:
+    """Checkpoints of a run's trials, with resamples that lie around the value of each row."""
+    for trial in ledger.trials(run):
+        (report,) = ledger.epochs(trial.uid)
+        folder = trial_folder(storage, trial) / "checkpoints" / f"epoch-0001.{trial.number:08x}"
+        folder.mkdir(parents=True)
+        ledger.record_epoch(trial.uid, dataclasses.replace(report, checkpoint=folder.name))
+        around = values[trial.row] + np.linspace(-0.1, 0.1, 41)
+        write_resamples(folder / RESAMPLES, Resampled({"cider": around}, 50, "k"))
+
+
+def test_intervals_come_from_the_checkpoints(ledger: Ledger, tmp_path: Path) -> None:
+    keep(ledger, tmp_path, "written", {"beam": 1.1, "greedy": 0.5})
+    shown = table(ledger, ["written"], storage=tmp_path)
+    assert shown.spreads[0, "cider"].interval == pytest.approx((1.1 - 0.095, 1.1 + 0.095))
+    assert "[…]: 95 % bootstrap interval over 50 samples; cider: words stay as rare." in shown.notes
+    assert not table(ledger, ["written"]).spreads
+    both = table(ledger, ["seen", "written"], storage=tmp_path)
+    assert "No interval: the checkpoint of GRU is gone." in both.notes
+    shutil.rmtree(tmp_path / "written")
+    none = table(ledger, ["written"], storage=tmp_path)
+    assert "No intervals: no checkpoint that they come from is left." in none.notes
+
+
+def test_the_test_split_has_intervals_of_its_own(ledger: Ledger, tmp_path: Path) -> None:
+    keep(ledger, tmp_path, "written", {"beam": 1.1, "greedy": 0.5})
+    tested = {trial.uid: ({"cider": 0.3, "bleu_4": 0.1}, "") for trial in ledger.trials("written")}
+    trial = ledger.trials("written")[0]
+    around = Resampled({"cider": np.linspace(0.2, 0.4, 41)}, 9, "test")
+    write_resamples(trial_folder(tmp_path, trial) / TEST_RESAMPLES, around)
+    shown = table(ledger, ["written"], tested=tested, storage=tmp_path)
+    assert shown.spreads[0, "test_cider"].interval == pytest.approx((0.205, 0.395))
+    assert (1, "test_cider") not in shown.spreads
+    assert shown.spread_columns == ("cider", "test_cider")
+
+
+def test_rows_at_the_same_budget(ledger: Ledger, tmp_path: Path) -> None:
+    fill(ledger, "long", "captioning", CAPTIONS, {"slow": {"cider": 0.1, "val_loss": 1.0, "bleu_4": 0.1}})
+    (trial,) = ledger.trials("long")
+    for epoch, cider in ((2, 0.8), (3, 0.5), (4, 0.9)):
+        told = {"cider": cider, "val_loss": 1.0, "bleu_4": 0.1, "parameters": 10.0, "train_seconds": 1.0}
+        spent = {"training_seconds": 10.0 * epoch, "samples_seen": 64.0 * epoch}
+        ledger.record_epoch(trial.uid, EpochReport(epoch=epoch, metrics=told | spent, time=1.0, last=False, best=True))
+    old = table(ledger, ["long"], budget=Budget("samples_seen", 200))
+    assert old.column("remark") == ["samples_seen was not recorded"], "the first epoch is of an older version"
+    assert old.column("cider") == [None]
+    first = ledger.epochs(trial.uid)[0]
+    spent = {"training_seconds": 10.0, "samples_seen": 64.0}
+    with ledger._engine.begin() as connection:
+        payload = dataclasses.asdict(dataclasses.replace(first, metrics={**first.metrics, **spent}))
+        update = sa.text("UPDATE vltune_event SET payload = :p WHERE uid = :u AND occurrence = 1 AND kind = 'epoch'")
+        connection.execute(update, {"p": json.dumps(payload), "u": trial.uid})
+    shown = table(ledger, ["long"], budget=Budget("samples_seen", 200))
+    assert shown.column("cider") == [0.8]
+    assert shown.column("epochs") == [3]
+    assert shown.column("seconds") == [3.0]
+    assert any(note.startswith("Same budget: of each trial the best epoch among those") for note in shown.notes)
+    within = table(ledger, ["long"], budget=Budget("training_seconds", 99.0))
+    assert within.column("cider") == [0.9]
+    assert within.column("remark") == ["ended at 40 s, within the budget"]

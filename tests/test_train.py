@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -18,9 +19,11 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from trainables.captioning import Captioning
 from trainables.parts.scenes import write_scenes
 from vltune import checkpoints, models
+from vltune.columns import read_resamples
 from vltune.contract import Draws, EpochReport
 from vltune.errors import BadInput, TrainingFailure
 from vltune.runtime import LocalRuntime, Progress
+from vltune.statistics import RESAMPLES
 from vltune.train import Trial, evaluate, fit
 
 torch.set_num_threads(1)
@@ -233,6 +236,19 @@ def test_best_and_last_are_kept_and_in_the_end_the_best(tmp_path: Path) -> None:
     runtime = line(tmp_path, script="5 3 4 4 4", epochs=5)
     assert [p.name for p in kept(tmp_path)] == [runtime.reports[1].checkpoint]
     checkpoints.verify(kept(tmp_path)[0])
+
+
+def test_resamples_of_the_best_epoch_lie_beside_it(tmp_path: Path) -> None:
+    runtime = line(tmp_path, script="3 1 2", epochs=3)
+    found = read_resamples(kept(tmp_path)[0] / checkpoints.RESAMPLES)
+    assert found is not None
+    assert found.values.keys() == {"val_loss"}, "the score has no values of single samples"
+    assert found.values["val_loss"] == pytest.approx(np.full(RESAMPLES, runtime.reports[1].metrics["val_loss"]))
+    assert found.samples == 4
+
+
+def test_samples_seen_are_counted(tmp_path: Path) -> None:
+    assert curve(line(tmp_path, epochs=2, train_pictures=7), "samples_seen") == [7, 14]
 
 
 def test_stopped_trial_keeps_its_best_checkpoint_alone(tmp_path: Path) -> None:

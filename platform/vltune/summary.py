@@ -207,8 +207,9 @@ def _beside_the_search(record: SearchRecord, rows: Sequence[RunRow], notes: Sequ
         sorted((name for name in found if name in values), key=measured.__getitem__, reverse=record.direction == "max")
         for measured in (values, found)
     )
-    order = "the order is the same" if before == now else f"the order there was {', '.join(before)}"
-    said = f"{key}: what the run {run} measured, from which these rows were chosen as its best; {order}."
+    order = "; the order is the same" if before == now else f"; the order there was {', '.join(before)}"
+    order = order if now else ""
+    said = f"{key}: what the run {run} measured, from which these rows were chosen as its best{order}."
     return {"beside": {key: values}, "notes": [*notes, said]}
 
 
