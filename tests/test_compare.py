@@ -94,6 +94,22 @@ def test_of_several_base_rows_the_first_one_given_counts():
         assert f"% over base: how much better cider is than that of base of the run {name}." in made.notes
 
 
+def test_equal_names_of_several_runs_are_told_apart():
+    given = (("x", 0.1, "one"), ("x", 0.9, "two"), ("y", 0.5, "two"))
+    a, b, c = (dataclasses.replace(run(n, v, 1.0, uid=n + r), run=r) for n, v, r in given)
+    made = table([a, b, c], base_row="x")
+    assert keys(made)[:2] == ["name", "run"]
+    assert list(zip(made.column("name"), made.column("run"), strict=True)) == [("x", "two"), ("y", "two"), ("x", "one")]
+    assert "run" not in keys(table([b, c]))
+    assert "run" not in keys(table([a, dataclasses.replace(b, run="one")]))
+
+
+def test_seeds_that_stand_by_themselves_are_told_apart():
+    made = table([run("x", 0.1, 1.0, seed=4, uid="a"), run("x", 0.2, 1.0, seed=5, uid="b")], base_row="x")
+    assert made.column("seed") == [5, 4]
+    assert "% over base: how much better cider is than that of x, seed 4." in made.notes
+
+
 def test_metrics_that_measure_something_else_are_named_where_rows_differ():
     measured = {"val_loss": ("heads", "loss"), "perplexity": ("heads",)}
     alike = table([run("a", 0.1, 1.0), run("b", 0.2, 2.0, decoder="gru")], measured_by=measured)

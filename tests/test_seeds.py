@@ -38,6 +38,10 @@ def test_only_what_differs_in_its_seed_alone_is_folded():
     assert [row.uid for row in fold([a[0], b[0], other, a[1], failed, b[1]])] == ["a0", "b0", "a-other", "a-failed"]
     again = run("a", 0.7, 1.0, uid="a-again", seed=0)
     assert len(fold([*a, again])) == 3, "repeats of a seed tell nothing about seeds"
+    confirmed = [dataclasses.replace(row, run="confirmed") for row in seeded("a", [0.3, 0.4, 0.5])[1:]]
+    assert [row.seeds for row in fold([a[0], *confirmed])] == [(0, 1, 2)]
+    apart = fold([*a, *confirmed], apart=["confirmed"])
+    assert [(row.run, row.seeds) for row in apart] == [("run of a", (0, 1)), ("confirmed", (1, 2))]
     moved = [run("c", v, 1.0, uid=f"c{s}", seed=s, data=place) for s, v, place in ((0, 0.1, "here"), (1, 0.2, "there"))]
     assert len(fold(moved)) == 1, "the data has a hash"
 

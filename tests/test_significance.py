@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.test_compare import keys, run, table
+from vltune.console import as_text
 from vltune.contract import Resampled
-from vltune.forms import texts_of
+from vltune.forms import as_columns, as_json, texts_of
 from vltune.statistics import RESAMPLES, draws, holm, p_value
 
 SAMPLES = 200
@@ -116,6 +117,28 @@ def test_other_samples_are_not_paired():
     assert p_values["elsewhere"] is None
     assert p_values["better"] is not None
     assert made.spreads[made.column("name").index("elsewhere"), "cider"].interval is not None
+
+
+def test_csv_and_json_have_all_that_is_known():
+    made = sure(rows(), intervals="none")
+    columns, document = as_columns(made), as_json(made)
+    place = made.column("name").index("better")
+    for key in ("cider", "improvement"):
+        low, high = made.spreads[place, key].interval
+        assert (columns[f"{key}_low"][place], columns[f"{key}_high"][place]) == (low, high)
+        assert document["rows"][place]["intervals"][key] == (low, high)
+    assert columns["improvement_low"][made.column("name").index("base")] is None
+    assert "val_loss_low" not in columns
+
+
+def test_a_narrow_terminal_keeps_the_interval_longer_than_other_metrics_and_p_longest():
+    made = sure(rows())
+    wide, narrow, narrowest = (" ".join(as_text(made, width=width).split()) for width in (100, 50, 34))
+    assert "Left out" not in wide
+    assert "Left out for want of width: seconds, epochs, parameters, improvement, val_loss." in narrow
+    assert "[" in narrow.split("All rows")[0]
+    assert "improvement, val_loss, intervals." in narrowest
+    assert "n.s." in narrowest.split("All rows")[0]
 
 
 def test_resamples_without_a_number_have_no_interval():

@@ -147,10 +147,12 @@ def table_of(
     rows = sorted(rows, key=lambda row: _rank(row.metrics.get(key, math.nan), directions[key]))
     differing = _differing(rows)
     if parameters == "none" or (parameters == "auto" and all(row.name for row in rows)):
-        differing = [name for name in differing if name == group_by]
+        differing = [name for name in differing if name in (group_by, "seed")]
     shared = _shared(rows)
     remarks = [_remarks(row, shared) for row in rows]
-    heads = [Column("name", "name", "label"), *(Column(name, name, "parameter") for name in differing)]
+    repeated = len({_title(row) for row in rows}) < len(rows) and len({row.run for row in rows}) > 1
+    heads = [Column("name", "name", "label"), *([Column("run", "run", "label")] if repeated else [])]
+    heads += [*(Column(name, name, "parameter") for name in differing)]
     heads += [Column("seeds", "seeds", "count")] if any(len(row.seeds) > 1 for row in rows) else []
     heads.append(Column("epochs", "epochs", "epochs"))
     if further_objectives:
@@ -169,7 +171,7 @@ def table_of(
     front = _front(rows, objectives, directions)
 
     def cells(row: RunRow, remark: str) -> tuple[Cell, ...]:
-        found: dict[str, Cell] = {"name": row.name or row.uid, "epochs": row.epochs, "remark": remark}
+        found: dict[str, Cell] = {"name": _title(row), "run": row.run, "epochs": row.epochs, "remark": remark}
         found |= {"seeds": max(1, len(row.seeds)), "p_value": p_values.get(row.uid)}
         found |= {"parameters": row.parameters or None, "seconds": row.seconds, "front": row.uid in front}
         if base is not None:
@@ -264,7 +266,9 @@ def _base(rows: Sequence[RunRow], base_row: str, objective: str) -> tuple[RunRow
     for row in named:
         value = row.metrics.get(objective, math.nan)
         if math.isfinite(value):
-            which = f"{base_row} of the run {row.run}" if len(named) > 1 else base_row
+            which = f"{base_row} of the run {row.run}" if len({other.run for other in named}) > 1 else base_row
+            seed = row.config.get("seed")
+            which += f", seed {seed}" if len({other.config.get("seed") for other in named}) > 1 else ""
             return row, [f"% over base: how much better {objective} is than that of {which}."]
     return None, [f"No improvement is shown: the base row {base_row} is not here or has no {objective}."]
 

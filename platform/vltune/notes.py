@@ -40,7 +40,7 @@ def search_note(
     end = [remarks] if remarks else []
     if trials:
         end.append(
-            "The table with all rows, as Markdown, CSV and picture, is under *Artifacts*, in `comparison`.\n\n"
+            "The table with all rows (HTML, Markdown, LaTeX, CSV, picture) is under *Artifacts*, in `comparison`.\n\n"
             f"Promote the best model: `vltune promote {run}`. Train one row again: `vltune rerun UID`."
         )
     room = LONGEST - len("\n\n".join([*parts, *end])) - 100

@@ -1,7 +1,7 @@
 """Several seeds of one configuration as one row: means, deviations, and what resamples say of the mean."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,16 +15,20 @@ def configuration_of(row: RunRow) -> str:
     return fingerprint([row.name, config])
 
 
-def fold(rows: Sequence[RunRow]) -> list[RunRow]:
+def fold(rows: Sequence[RunRow], *, apart: Collection[str] = ()) -> list[RunRow]:
     """Rows in their order, where those that differ in their seed alone stand as their mean at the first one's place.
 
     Only what has finished is folded: a seed that failed, or goes on, stands by itself. Rows of equal seeds are repeats,
     which tell nothing about seeds, and are left as they are.
+
+    Args:
+        rows: of one run or of several.
+        apart: runs whose seeds are not mixed with those of others.
     """
-    groups: dict[str, list[RunRow]] = {}
+    groups: dict[tuple[str, str], list[RunRow]] = {}
     for row in rows:
         if row.state == "finished" and "seed" in row.config:
-            groups.setdefault(configuration_of(row), []).append(row)
+            groups.setdefault((configuration_of(row), row.run if row.run in apart else ""), []).append(row)
     mean_of: dict[str, RunRow] = {}
     for group in groups.values():
         if 1 < len(group) == len({row.config["seed"] for row in group}):

@@ -148,7 +148,8 @@ def table(
             *form["notes"],
             f"Columns test_…: test split, read on {today}; validation orders the rows.",
         ]
-    rows = fold(rows) if folded else rows
+    # What was chosen by its seeds in a search is not mixed with what confirms it.
+    rows = fold(rows, apart=[record.name for record in records if record.confirms]) if folded else rows
     if len({record.family for record in records}) > 1:
         rows = _of_families(rows, records)
     if len(records) == 1 and records[0].confirms:
