@@ -52,9 +52,13 @@ def outcome(ledger: Ledger, record: SearchRecord, trials: Sequence[TrialRecord])
     """How a configuration ended, and the mean of each objective over the seeds that finished; None before the end.
 
     With one seed, that is the trial's own state and values.
+
+    Args:
+        ledger: where the run is.
+        record: of the run.
+        trials: all seeds of the configuration.
     """
-    whole = record.seeds if trials[0].config else 1  # what could not be configured has no other seeds
-    if len(trials) < whole or any(trial.state not in ENDED for trial in trials):
+    if any(trial.state not in ENDED for trial in trials):
         return None
     finished = [trial for trial in trials if trial.state == "finished"]
     counted = finished or trials[:1]
