@@ -51,7 +51,7 @@ LAYERS = (
     {"generations", "replicas"},
     {"events", "stopping"},
     {"search", "promotion", "preflight", "held_out"},
-    {"commands", "launch"},
+    {"commands", "launch", "repeats"},
     {"cli"},
 )
 """The engine's files, lowest layer first. A file imports from lower layers only, or from its own without a circle."""

@@ -184,3 +184,18 @@ def test_rows_at_the_same_budget(ledger: Ledger, tmp_path: Path) -> None:
     within = table(ledger, ["long"], budget=Budget("training_seconds", 99.0))
     assert within.column("cider") == [0.9]
     assert within.column("remark") == ["ended at 40 s, within the budget"]
+
+
+def test_seeds_of_several_runs_and_families_stand_in_one_table(ledger: Ledger) -> None:
+    fill(ledger, "seen-2", "captioning", CAPTIONS, {"GRU": {"cider": 0.7, "val_loss": 3.0, "bleu_4": 0.4}})
+    with ledger._engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "UPDATE vltune_trial SET config = replace(config, '\"seed\": 0', '\"seed\": 1') WHERE search = 'seen-2'"
+            )
+        )
+    shown = table(ledger, ["seen", "seen-2", "written"])
+    assert shown.column("name") == ["beam", "GRU", "greedy"]
+    assert shown.column("cider") == [1.1, pytest.approx(0.8), 0.5]
+    assert shown.column("family") == ["decoding", "captioning", "decoding"]
+    assert shown.rows[1].run == "seen, seen-2"

@@ -1,5 +1,5 @@
 """The command line: arguments, errors in one line, exit codes. What commands do stands in ``commands.py``,
-and in ``launch.py`` for those that train.
+in ``launch.py`` for those that train, and in ``repeats.py`` for those that train again.
 
 Nothing heavy is imported before the arguments are read: ``vltune --help`` does not wait for torch.
 """
@@ -300,13 +300,13 @@ def _nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from vltune import commands, launch
+    from vltune import commands, launch, repeats
     from vltune.errors import BadInput, NotFound, TrainingFailure, Unreachable
     from vltune.screen import Screen
 
     screen = Screen(arguments.json, width=shutil.get_terminal_size((100, 24)).columns)
     try:
-        where = launch if hasattr(launch, arguments.command) else commands
+        where = next(place for place in (launch, repeats, commands) if hasattr(place, arguments.command))
         return getattr(where, arguments.command)(arguments, screen)
     except NotFound as error:
         return _fail(error, NOT_FOUND)

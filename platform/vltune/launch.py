@@ -1,10 +1,9 @@
-"""What starts training: ``search``, ``train``, ``rerun``, ``confirm``, ``resume``, by the same checks and driver.
+"""What starts training: ``search``, ``train``, ``resume``; and the checks and the driver of all that train.
 
 Each function takes the parsed arguments and a ``Screen``, returns the exit code, and imports what it needs itself.
 """
 
 import dataclasses
-import re
 import sys
 import time
 from argparse import Namespace
@@ -28,8 +27,6 @@ _TRIALS_OF_A_POPULATION = (
     "--trials cannot be said of a population: each member is one trial in each generation; set epochs=N for more "
     "generations."
 )
-_RERUN = re.compile(r"-again(-\d+)?-\d+$")
-"""What a rerun adds to the uid of the trial that it repeats, up to the end of its own uid."""
 
 
 def search(arguments: Namespace, screen: Screen) -> int:
@@ -59,7 +56,7 @@ def search(arguments: Namespace, screen: Screen) -> int:
         given = ", ".join(f"{key}={plain_text(value)}" for key, value in pins.items())
         remark = "; ".join(filter(None, [remark, f"rows that do not fit {given} are left out: {', '.join(left_out)}"]))
     rows = dict(list(rows.items())[: found.num_trials])
-    return _launch(
+    return start(
         found, arguments, screen, space=arguments.search, name=arguments.name, pins=pins, rows=rows, remark=remark
     )
 
@@ -89,90 +86,11 @@ def train(arguments: Namespace, screen: Screen) -> int:
     if name:
         check_effect(found, name, pins)
     found = dataclasses.replace(found, num_trials=1, pruner="none", population=None)
-    wanted = _free_name(arguments, found.name, "train") if arguments.name is None else arguments.name
-    return _launch(found, arguments, screen, space=arguments.search, name=wanted, pins=pins, rows=row)
+    wanted = free_name(arguments, found.name, "train") if arguments.name is None else arguments.name
+    return start(found, arguments, screen, space=arguments.search, name=wanted, pins=pins, rows=row)
 
 
-def rerun(arguments: Namespace, screen: Screen) -> int:
-    """Trains a trial again from its record: a segment of a population with all segments that led to it."""
-    from vltune.generations import segments_of
-    from vltune.ledger import Ledger
-    from vltune.population import lineage
-    from vltune.space import record_pins
-
-    ledger = Ledger.existing(arguments.storage)
-    trial = ledger.trial(arguments.uid)
-    record = ledger.search(trial.search)
-    if not trial.config:
-        raise BadInput(f"the trial {trial.uid} was never configured ({trial.error}): there is nothing to train again.")
-    line = [segment.config for segment in lineage(segments_of(ledger, record), trial.uid)]
-    found = dataclasses.replace(_same_search(record), num_trials=len(line), pruner="none", population=None)
-    pins = record_pins(found, trial.config)
-    arguments.data = arguments.data or pins["data"]
-    arguments.workers, arguments.threads = record.workers, record.threads
-    arguments.gpus_per_worker = record.gpus_per_worker
-    row: dict[str, Any] = {f"{(trial.row or trial.uid).removesuffix(' again')} again": {}}
-    if len(line) > 1:
-        row, arguments.concurrent = _segments(line), 1
-        pins = {key: value for key, value in pins.items() if key not in row["segment 2"]}
-    del pins["data"]  # its hash is pinned; the folder may have moved
-    wanted = _free_name(arguments, _RERUN.sub("", trial.uid), "again")
-    return _launch(found, arguments, screen, space=record.space, name=wanted, pins=pins, rows=row)
-
-
-def confirm(arguments: Namespace, screen: Screen) -> int:
-    """Trains the best configurations of a run again, each with several new seeds and to the end."""
-    from vltune.ledger import Ledger
-    from vltune.space import record_pins
-    from vltune.summary import best_rows
-
-    ledger = Ledger.existing(arguments.storage)
-    record = ledger.search(arguments.run)
-    if record.population:
-        raise BadInput(
-            f"{record.name!r} is a population, whose best is a schedule and no configuration: train that again by "
-            "`vltune rerun UID`."
-        )
-    best = best_rows(ledger, record.name, top=arguments.top)
-    same = _same_search(record)
-    ours = ("data", "data_hash", "seed")
-    rows = {
-        row.name or row.uid: {k: v for k, v in record_pins(same, row.config).items() if k not in ours} for row in best
-    }
-    found = dataclasses.replace(
-        same, num_trials=len(rows), pruner="none", question=f"Confirms {record.name}: {same.question}"
-    )
-    # Seeds that the search has not seen: a configuration was chosen because one of those was kind to it.
-    used = [trial.config["seed"] for trial in ledger.trials(record.name) if trial.config]
-    pins = {"seed": max(used) + 1, "data_hash": record.data_hash}
-    arguments.data = arguments.data or record.data
-    arguments.workers, arguments.threads = record.workers, record.threads
-    arguments.gpus_per_worker = record.gpus_per_worker
-    values = {row.name or row.uid: row.metrics[record.objective] for row in best}
-    wanted = _free_name(arguments, record.name, "confirmed") if arguments.name is None else arguments.name
-    return _launch(
-        found,
-        arguments,
-        screen,
-        space=record.space,
-        name=wanted,
-        pins=pins,
-        rows=rows,
-        remark=f"only {len(best)} configurations of {record.name} have finished" if len(best) < arguments.top else "",
-        confirms={"run": record.name, "values": values},
-    )
-
-
-def _segments(line: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The rows that train a line of segments again, one after the other: what differs, and where each goes on from."""
-    differ = [key for key in line[0] if len({segment[key] for segment in line}) > 1]
-    rows = {f"segment {i}": {key: segment[key] for key in differ} for i, segment in enumerate(line, start=1)}
-    for i, row in enumerate(rows.values()):
-        row["start_from"] = f"segment {i}" if i else ""
-    return rows
-
-
-def _free_name(arguments: Namespace, stem: str, ending: str) -> str:
+def free_name(arguments: Namespace, stem: str, ending: str) -> str:
     """A name that no run has, ``stem-ending`` or ``stem-ending-2`` and so on."""
     from vltune.ledger import Ledger
     from vltune.search import run_name
@@ -187,7 +105,7 @@ def resume(arguments: Namespace, screen: Screen) -> int:
 
     ledger = Ledger.existing(arguments.storage)
     record = ledger.search(arguments.run)
-    found = _same_search(record)
+    found = same_search(record)
     holder = ledger.driver(record.name)
     if holder is not None:  # said before the record is changed below the one who drives it
         raise BadInput(f"the run {record.name!r} is being driven by another process ({holder}): stop it first.")
@@ -206,7 +124,7 @@ def resume(arguments: Namespace, screen: Screen) -> int:
     return _drive(found, ledger, record, options, screen, fresh=False)
 
 
-def _same_search(record: "SearchRecord") -> "Search":
+def same_search(record: "SearchRecord") -> "Search":
     """The space of an earlier run, if it still is what it was."""
     from search_spaces import SEARCHES
     from vltune.space import load_search
@@ -245,7 +163,7 @@ def _options(arguments: Namespace) -> "Options":
     )
 
 
-def _launch(
+def start(
     found: "Search",
     arguments: Namespace,
     screen: Screen,
@@ -257,7 +175,7 @@ def _launch(
     remark: str = "",
     confirms: dict[str, Any] | None = None,
 ) -> int:
-    """Checks everything that can be checked before Ray starts, then runs."""
+    """Checks everything that can be checked before Ray starts, then runs; returns the exit code."""
     from vltune.ledger import Ledger, SearchRecord
     from vltune.library import PromotedModels
     from vltune.population import with_constants

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from vltune import checkpoints, models
 from vltune.checkpoints import Corrupt
@@ -103,12 +104,16 @@ def winner(ledger: Ledger, runs: Sequence[str], *, by: str = "") -> tuple[str, s
         return first.name, best_trial(ledger, first.name).uid
     found = []
     for record in records:
-        direction = lookup(record.metrics, metric, f"metric of {record.name}")
+        sign = -1.0 if lookup(record.metrics, metric, f"metric of {record.name}") == "max" else 1.0
+        seeds: dict[int, list[tuple[float, str]]] = {}
         for trial in ledger.trials(record.name):
             best = best_report(ledger.epochs(trial.uid)) if trial.state == "finished" else None
             value = best.metrics.get(metric, math.nan) if best else math.nan
             if math.isfinite(value):
-                found.append((-value if direction == "max" else value, len(found), record.name, trial.uid))
+                seeds.setdefault(trial.number // record.seeds, []).append((sign * value, trial.uid))
+        # Configurations compare by the mean of their seeds, of which a single one may be lucky.
+        for costs in seeds.values():
+            found.append((fmean(cost for cost, _ in costs), len(found), record.name, min(costs)[1]))
     if not found:
         raise BadInput(
             f"no trial of {', '.join(runs)} has finished with a finite {metric}: there is nothing to promote."

@@ -240,7 +240,7 @@ def _of_families(rows: Sequence[RunRow], records: Sequence[SearchRecord]) -> lis
             row,
             # A field that is off is as good as one that the family has not.
             config={
-                "family": family[row.run],
+                "family": family[row.run.partition(",")[0]],  # several runs' seeds may be one row
                 **{key: row.config[key] for key in row.config if key in common - measuring},
                 **{key: row.config.get(key) or None for key in sorted(measuring)},
             },
