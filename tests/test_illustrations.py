@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.test_train import Killed, Watched, curve, untimed
 from vltune import checkpoints, illustrations, train
+from vltune.columns import read_records
 from vltune.contract import Record, Sample
 from vltune.drawings import Curve, Drawing, Matrix, Points
 from vltune.illustrations import FIGURES, FOLDER, INDEX, MODULES
@@ -96,7 +97,7 @@ def test_they_show_the_best_epoch_and_its_records(tmp_path: Path) -> None:
     kept = checkpoints.read_tensors(best.folder / checkpoints.MODEL)
     wanted = torch.cat([kept[name].flatten() for name, _ in Line(LineConfig(), {}).named_parameters()])
     torch.testing.assert_close(weights, wanted)
-    records = best.read_json(checkpoints.RECORDS)
+    records = read_records(best.folder / checkpoints.RECORDS)
     assert ids == [record["id"] for record in records]
     assert values == [0.25] * count
     assert curve(runtime) == [1, 0.25, 3, 4]

@@ -15,6 +15,7 @@ import torch
 
 from vltune import checkpoints
 from vltune.checkpoints import Checkpoint
+from vltune.columns import read_records
 from vltune.contract import Family, Sample
 from vltune.devices import to_device
 from vltune.drawings import Drawing
@@ -57,7 +58,7 @@ def illustrate(
 
     def write() -> None:
         load_weights(model, checkpoints.read_tensors(best.folder / checkpoints.MODEL))
-        records = best.read_json(checkpoints.RECORDS)
+        records = read_records(best.folder / checkpoints.RECORDS)
         figures = draft / FIGURES
         figures.mkdir(parents=True)
         drawings: list[Drawing] = []
