@@ -167,9 +167,9 @@ def _parser() -> _Parser:
     promote = add(
         "promote",
         "score the best model on the test split and register it",
-        "vltune promote quickstart --as champion; the best of several: vltune promote captioning capdec --by cider",
+        "vltune promote quickstart --as champion",
     )
-    promote.add_argument("runs", metavar="RUNNAME", nargs="+", help="of several runs, the best trial of all")
+    promote.add_argument("runs", metavar="RUNNAME", nargs="+", help="a run; of several, the best trial of all")
     promote.add_argument("--by", metavar="METRIC", help="what the best is best in (default: the runs' objective)")
     promote.add_argument("--trial", metavar="UID", help="this trial instead of the best one")
     promote.add_argument("--as", dest="alias", default="champion", metavar="ALIAS", help="default: champion")

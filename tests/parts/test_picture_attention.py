@@ -9,7 +9,7 @@ import torch
 from tiny_captioners import SIZE, write_captioner
 
 from trainables.parts.captioner_files import build_model, read_files, read_processor
-from trainables.parts.vision_language import Asked, Captioner, ask, caption_tokens, picture_attention
+from trainables.parts.vision_language import Asked, Captioner, ask, caption_tokens, encode, picture_attention
 
 torch.set_num_threads(1)
 PICTURES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8))
@@ -29,7 +29,7 @@ def test_weights_are_those_of_the_last_layer_that_looks(tmp_path: Path) -> None:
     *_, last = (m for n, m in captioner.model.named_modules() if n.endswith("crossattention.self"))
     hook = last.register_forward_hook(lambda *given: kept.append(given[-1][1]))
     owners, tokens = torch.tensor([1]), torch.tensor(rows)
-    found = picture_attention(captioner, asked, pictures=PICTURES, owners=owners, tokens=tokens)
+    found = picture_attention(captioner, asked, seen=encode(captioner, PICTURES), owners=owners, tokens=tokens)
     hook.remove()
     assert found is not None
     patches = kept[0].shape[-1] - 1
@@ -44,5 +44,7 @@ def test_weights_are_those_of_the_last_layer_that_looks(tmp_path: Path) -> None:
 def test_models_that_do_not_tell_have_no_maps(kind: str, tmp_path: Path) -> None:
     captioner, asked = opened(kind, tmp_path)
     tokens = torch.tensor(caption_tokens(captioner, asked, ["a red dog"], max_tokens=8))
-    found = picture_attention(captioner, asked, pictures=PICTURES, owners=torch.tensor([0]), tokens=tokens)
+    found = picture_attention(
+        captioner, asked, seen=encode(captioner, PICTURES), owners=torch.tensor([0]), tokens=tokens
+    )
     assert found is None
