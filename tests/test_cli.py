@@ -340,32 +340,6 @@ def test_compare(say: Say, storage: Path) -> None:
 
 
 @pytest.mark.integration
-def test_compare_reads_the_test_split_once_and_orders_by_validation(
-    say: Say, storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = json.loads(say("compare", "tiny", "--storage", storage, "--json")[1])
-    code, out, err = say("compare", "tiny", "--with-test", "--storage", storage, "--json")
-    assert code == 0, err
-    assert "test split: fast (" in err
-    document = json.loads(out)
-    assert [row["uid"] for row in document["rows"]] == [row["uid"] for row in plain["rows"]]
-    finished = {row["uid"]: row["test_val_loss"] for row in document["rows"] if row["state"] == "finished"}
-    assert all(math.isfinite(value) for value in finished.values())
-    assert any("test" in note and str(dt.datetime.now(tz=dt.UTC).year) in note for note in document["notes"])
-    # What promote reads is the same, and nothing is read again.
-    ledger = Ledger.of(storage)
-    for uid, value in finished.items():
-        kept = json.loads((trial_folder(storage, ledger.trial(uid)) / "test_scores.json").read_text())
-        assert kept["metrics"]["val_loss"] == value
-
-    def read(*_: object, **__: object) -> None:
-        raise AssertionError("the test split was read a second time")
-
-    monkeypatch.setattr("vltune.held_out.evaluate", read)
-    assert say("compare", "tiny", "--with-test", "--storage", storage, "--json")[1] == out
-
-
-@pytest.mark.integration
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_tables_fit(say: Say, storage: Path, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -444,3 +418,29 @@ def test_promote_then_predict_elsewhere(
     (told,) = json.loads(done.stdout)
     assert told["source"] == "new.png"
     assert told["caption"] == record["caption"]
+
+
+@pytest.mark.integration
+def test_compare_reads_the_test_split_once_and_orders_by_validation(
+    say: Say, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = json.loads(say("compare", "tiny", "--storage", storage, "--json")[1])
+    code, out, err = say("compare", "tiny", "--with-test", "--storage", storage, "--json")
+    assert code == 0, err
+    assert "test split: fast (" in err
+    document = json.loads(out)
+    assert [row["uid"] for row in document["rows"]] == [row["uid"] for row in plain["rows"]]
+    finished = {row["uid"]: row["test_val_loss"] for row in document["rows"] if row["state"] == "finished"}
+    assert all(math.isfinite(value) for value in finished.values())
+    assert any("test" in note and str(dt.datetime.now(tz=dt.UTC).year) in note for note in document["notes"])
+    # What promote reads is the same, and nothing is read again.
+    ledger = Ledger.of(storage)
+    for uid, value in finished.items():
+        kept = json.loads((trial_folder(storage, ledger.trial(uid)) / "test_scores.json").read_text())
+        assert kept["metrics"]["val_loss"] == value
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the test split was read a second time")
+
+    monkeypatch.setattr("vltune.held_out.evaluate", read)
+    assert say("compare", "tiny", "--with-test", "--storage", storage, "--json")[1] == out
