@@ -69,7 +69,7 @@ def status(arguments: Namespace, screen: Screen) -> int:
             rows.append(
                 {
                     "uid": trial.uid,
-                    "row": trial.row,
+                    "row": record.title(trial) if trial.row else "",
                     "state": trial.state if ended else "interrupted",
                     "epoch": epochs[-1].epoch if epochs else 0,
                     "epochs": trial.config.get("epochs", 0),

@@ -6,7 +6,6 @@ from typing import Any
 
 from vltune.illustrations import FOLDER
 from vltune.ledger import Event, Ledger, SearchRecord
-from vltune.replicas import title
 from vltune.summary import best_report, checkpoint_folder, trial_folder
 
 
@@ -36,7 +35,7 @@ class LedgerEvents:
             return {
                 "params": trial.config,
                 "searched": list(trial.searched),
-                "name": title(self.record, trial),
+                "name": self.record.title(trial),
                 "number": trial.number,
                 "tags": {"vltune.row": trial.row, "vltune.attempt": str(payload["attempt"]), **shared},
             }

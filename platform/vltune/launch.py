@@ -338,7 +338,7 @@ def _drive(
     screen.result(text, document)
     for trial in trials:
         if trial.state == "failed":
-            screen.say(f"{trial.row or trial.uid} failed: {trial.error}")
+            screen.say(f"{record.title(trial)} failed: {trial.error}")
     if document.get("schedule"):
         uid = document["schedule"][-1]["uid"]
         screen.say(f"the best member's schedule is in {options.storage / record.name / 'comparison' / 'schedule.md'}")

@@ -175,6 +175,12 @@ class SearchRecord:
         """All objectives, the first one first, and which way each is better."""
         return directions_of((self.objective, *self.further_objectives), self.metrics)
 
+    def title(self, trial: TrialRecord) -> str:
+        """What people call a trial: its row and, where there are several, its seed."""
+        if not trial.row:
+            return trial.uid
+        return f"{trial.row}, seed {trial.config['seed']}" if self.seeds > 1 and trial.config else trial.row
+
 
 class Busy(BadInput):
     """Another process drives this search."""

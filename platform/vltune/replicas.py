@@ -70,10 +70,3 @@ def values_of(ledger: Ledger, objectives: Mapping[str, object], trial: TrialReco
     """All objectives at a trial's best epoch by the first one; what was not measured is not a number."""
     best = best_report(ledger.epochs(trial.uid))
     return [best.metrics.get(name, math.nan) if best else math.nan for name in objectives]
-
-
-def title(record: SearchRecord, trial: TrialRecord) -> str:
-    """What people call a trial: its row and, where there are several, its seed."""
-    if not trial.row:
-        return trial.uid
-    return f"{trial.row}, seed {trial.config['seed']}" if record.seeds > 1 and trial.config else trial.row

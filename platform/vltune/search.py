@@ -23,7 +23,7 @@ from vltune.grid import MOST_POINTS, grid_points
 from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
 from vltune.library import PromotedModels
 from vltune.population import Step
-from vltune.replicas import complete, configuration_number, configurations, enter_seeds, outcome, title, values_of
+from vltune.replicas import complete, configuration_number, configurations, enter_seeds, outcome, values_of
 from vltune.sender import SearchRun, Sender
 from vltune.space import resolve
 from vltune.stopping import SIGNALS, leased, stoppable
@@ -456,7 +456,7 @@ class _Driver:
         self.shown.add(trial.uid)
         self.running[trial.uid] = trial.row
         until = trial.config.get("until_epoch") or trial.config.get("epochs", 0)
-        self.display.trial_started(trial.uid, title(self.record, trial), searched, until)
+        self.display.trial_started(trial.uid, self.record.title(trial), searched, until)
         epochs = self.ledger.epochs(trial.uid)
         return {
             "uid": trial.uid,

@@ -319,8 +319,9 @@ def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "")
     rows = {row.uid: row for row in rows_of(ledger, run)}
     for metric in dict.fromkeys((record.objective, "val_loss", "train_loss")):
         histories = {
-            row.name or row.uid: [(e.epoch, e.metrics[metric]) for e in ledger.epochs(uid) if metric in e.metrics]
-            for uid, row in rows.items()
+            record.title(trial): [(e.epoch, e.metrics[metric]) for e in ledger.epochs(trial.uid) if metric in e.metrics]
+            for trial in ledger.trials(run)
+            if trial.uid in rows
         }
         histories = {name: points for name, points in histories.items() if points}
         if histories:
