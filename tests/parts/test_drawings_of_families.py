@@ -127,7 +127,7 @@ def test_guesses_say_what_was_hidden_where_they_are_wrong() -> None:
     told = [[("a [red] dog", [("red", "red")]), ("a [red] cat", [("red", "black")])]]
     drawing = guessed_words_drawing([Sample("a", None, ())], told)
     assert isinstance(drawing, Pictures)
-    assert list(drawing.rows[0].tiles[0].details) == ["✓ a [red] dog", "✗ a [red] cat (hidden: black)"]
+    assert list(drawing.rows[0].tiles[0].details) == ["✓ a [red] dog", "✗ a [red] cat (hidden:\u00a0black)"]
 
 
 def test_matches_lie_where_the_crop_was_cut() -> None:

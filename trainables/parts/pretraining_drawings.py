@@ -104,7 +104,7 @@ def guessed_words_drawing(
         details = []
         for text, words in captions:
             missed = [hidden for guess, hidden in words if guess != hidden]
-            details.append(f"✗ {text} (hidden: {', '.join(missed)})" if missed else f"✓ {text}")
+            details.append(f"✗ {text} (hidden:\u00a0{', '.join(missed)})" if missed else f"✓ {text}")
         picture = sample.picture if sample.picture is not None else np.full((8, 8, 3), 230, np.uint8)
         tiles.append(Tile(picture=picture, details=details))
     return Pictures(
