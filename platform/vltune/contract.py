@@ -142,6 +142,8 @@ class Family(torch.nn.Module, ABC):
     at once then. Not for models that may be larger than that machine's memory."""
     notes: tuple[str, ...] = ()
     """What the table must say about this very model, a line each."""
+    cache: str = ""
+    """Folder where ``score`` may keep what it computes of a split once; the engine sets it. Empty: nowhere."""
 
     @classmethod
     @abstractmethod

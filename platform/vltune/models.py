@@ -68,6 +68,7 @@ def read_model(folder: Path, families: Mapping[str, type[Family]], *, cache: str
     config = family.Config.from_fields(record["config"])
     models = stood_on(family, config, cache=cache, beside=folder)
     model = family(config.without_sources(), read_assets(folder, record), models)
+    model.cache = cache
     load_weights(model, read_tensors(folder / MODEL))
     return model.eval(), config
 
@@ -83,6 +84,7 @@ def new_model(
     """
     torch.manual_seed(config.seed)
     model = family(config, assets, stands_on)
+    model.cache = cache
     start_parts(model, config, cache=cache)
     return model
 

@@ -167,6 +167,7 @@ class _Fit:
             return assets, models.new_model(family, config, assets, stands_on, cache=cache).to(self.runtime.device)
         assets = models.read_assets(committed.folder, models.read_record(committed.folder))
         model = family(config.without_sources(), assets, stands_on)
+        model.cache = cache
         models.load_weights(model, checkpoints.read_tensors(committed.folder / checkpoints.MODEL))
         return assets, model.to(self.runtime.device)
 
