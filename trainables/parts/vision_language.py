@@ -15,6 +15,14 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from trainables.parts.drawn_tokens import Drawing
+from trainables.parts.foreign_attention import (
+    across,
+    across_the_prompt,
+    among_tokens,
+    before_tokens,
+    shares,
+    told_weights,
+)
 from trainables.parts.foreign_pictures import (
     as_words,
     attended,
@@ -71,8 +79,9 @@ class Kind:
     """The part of the model that writes them."""
     caption_type: int = 0
     """Type of a caption's tokens, where tokens have types."""
-    looks: bool = False
-    """Whether the decoder attends to the class token and the patches of a picture in layers of their own."""
+    attention: Callable[[Captioner, Asked, Any, int], Tensor | None] | None = None
+    """Which of the decoder's weights are those on the picture's patches; None: it sees no places of the picture
+    (BLIP-2's decoder sees what 32 questions found), or it is not known where they are."""
 
 
 def kind_of(config: Any) -> Kind:
@@ -173,16 +182,16 @@ def picture_attention(
 ) -> Float[Tensor, "captions places patches"] | None:
     """Where in the picture each token of captions was looked for; None where a model does not look, or does not tell.
 
-    The last layer's weights, averaged over its heads, without the class token's; they sum to one. Arguments: see
+    The last layer's weights, averaged over its heads, on the picture's patches alone; they sum to one. Arguments: see
     ``read``.
     """
-    if not kind_of(captioner.config).looks:
+    kind = kind_of(captioner.config)
+    if kind.attention is None:
         return None
-    found = _read(captioner, asked, seen, owners, tokens, output_attentions=True).cross_attentions
-    if not found or found[-1] is None:
-        return None
-    weights = found[-1].float().mean(1)[:, -tokens.shape[1] :, 1:]
-    return weights / weights.sum(-1, keepdim=True)
+    with told_weights(captioner.model):
+        given = _read(captioner, asked, seen, owners, tokens, output_attentions=True)
+    weights = kind.attention(captioner, asked, given, tokens.shape[1])
+    return None if weights is None else shares(weights)
 
 
 def _read(captioner: Captioner, asked: Asked, seen: Tensor, owners: Tensor, tokens: Tensor, **settings: Any) -> Any:
@@ -280,7 +289,7 @@ KINDS: dict[str, Kind] = {
         look=look_across,
         decoder=lambda model: model.text_decoder,
         writer=lambda model: model.text_decoder,
-        looks=True,
+        attention=across,
     ),
     "blip-2": Kind(
         ask=ask_blip_2,
@@ -289,9 +298,18 @@ KINDS: dict[str, Kind] = {
         begin=begin_with_words,
         writer=lambda model: model.language_model,
     ),
-    "git": Kind(ask=ask_git, look=look_again),
-    "florence2": Kind(ask=ask_task, encode=as_words, look=look_with_prompt, prompt="<CAPTION>"),
-    "paligemma": Kind(ask=ask_marked, encode=as_words, look=look_at_places, prompt="caption en", caption_type=1),
-    "vision-encoder-decoder": Kind(ask=ask_of_two, encode=by_encoder, look=look_at_encoded, looks=True),
+    "git": Kind(ask=ask_git, look=look_again, attention=before_tokens),
+    "florence2": Kind(
+        ask=ask_task, encode=as_words, look=look_with_prompt, prompt="<CAPTION>", attention=across_the_prompt
+    ),
+    "paligemma": Kind(
+        ask=ask_marked,
+        encode=as_words,
+        look=look_at_places,
+        prompt="caption en",
+        caption_type=1,
+        attention=among_tokens,
+    ),
+    "vision-encoder-decoder": Kind(ask=ask_of_two, encode=by_encoder, look=look_at_encoded, attention=across),
 }
 """By the ``model_type`` of a model's configuration. Others go through their processor, and its chat template."""
