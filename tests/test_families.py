@@ -91,7 +91,7 @@ DRAWN: dict[str, set[str]] = {
     "pretraining_reconstruction": {"reconstructions"},
     "correspondence": {"matches", "error_by_rank"},
     "correspondence_transfer": {"carried_labels"},
-    "capdec": {"captions", "modality_gap"},
+    "capdec": {"captions", "similarity", "modality_gap"},
     "pretrained": {"captions", "attention"},
     "decoding": {"captions"},
 }

@@ -37,7 +37,7 @@ from trainables.parts.embedder_fields import (
     promoted_hash,
     scaled,
 )
-from trainables.parts.embedding_drawings import SEARCHED, gap_drawing
+from trainables.parts.embedding_drawings import SEARCHED, Embedded, gap_drawing, similarity_drawing
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.noise_fields import NoiseConfig, build_configured_noise, noise_keys
 from trainables.parts.pictures import read_picture
@@ -285,11 +285,15 @@ class Capdec(Family):
         return Scores(metrics | own, [e | t for e, t in zip(each, of_texts, strict=True)], resampled)
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
-        """Good and bad captions, and how far pictures lie from texts, as the mapper gets both."""
+        """Good and bad captions, what is similar, and how far pictures lie from texts, as the mapper gets both."""
         shown = [samples[i] for i in range(min(SEARCHED, len(samples)))]
         gallery = caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics)
         reads = "The decoder learned from texts with noise: pictures that lie far from these are new to it."
-        return [*gallery, gap_drawing(self._groups(shown), reads=reads)]
+        groups = self._groups(shown)
+        pictures = [s.picture for s in shown if s.picture is not None]
+        seen, read = (_of_length_one(groups[kind]) for kind in ("pictures", "texts"))
+        embedded = Embedded(pictures, [s.captions[:1] for s in shown], seen, read)
+        return [*gallery, similarity_drawing(embedded), gap_drawing(groups, reads=reads)]
 
     def _groups(self, shown: Sequence[Sample]) -> dict[str, np.ndarray]:
         """Embeddings of pictures and of their first captions, without and with the noise of training."""
@@ -391,3 +395,7 @@ class Capdec(Family):
             else record
             for record, text, share, picture, mean in found
         ]
+
+
+def _of_length_one(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

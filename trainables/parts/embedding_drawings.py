@@ -51,7 +51,7 @@ def retrieval_drawings(embedded: Embedded) -> list[Drawing]:
             "of this very picture.",
             rows=[Row(tiles=[_texts_found(embedded, picture) for picture in queries])],
         ),
-        _similarities(embedded),
+        similarity_drawing(embedded),
     ]
 
 
@@ -96,7 +96,8 @@ def _texts_found(embedded: Embedded, picture: int) -> Tile:
     return Tile(picture=embedded.pictures[picture], details=details)
 
 
-def _similarities(embedded: Embedded) -> Drawing:
+def similarity_drawing(embedded: Embedded) -> Drawing:
+    """Cosines of the first pictures and the first caption of each."""
     count = min(_COMPARED, len(embedded.pictures))
     texts = embedded.first[:count]
     return Matrix(
