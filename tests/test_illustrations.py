@@ -108,9 +108,28 @@ def test_an_early_stop_is_an_end_too(tmp_path: Path) -> None:
     assert len(Shown.seen) == 1
 
 
-def test_a_trial_that_is_stopped_from_outside_draws_nothing(tmp_path: Path) -> None:
-    run(Shown, tmp_path, runtime=Watched(cache="", stops_after=1), epochs=3)
+def test_a_trial_that_is_stopped_from_outside_draws_its_best_epoch(tmp_path: Path) -> None:
+    run(Shown, tmp_path, runtime=Watched(cache="", stops_after=3), epochs=9, script="2 1 3 4")
+    ((_, _, values, _),) = Shown.seen
+    assert set(values) == {1.0}
+    assert listed(tmp_path)
+
+
+def test_a_trial_that_others_have_ended_draws_nothing(tmp_path: Path) -> None:
+    class Taken(LocalRuntime):
+        def exchange(self, epoch: int, told: Any) -> Any:
+            return False, None
+
+    run(Shown, tmp_path, runtime=Taken(cache=""), epochs=3)
     assert not Shown.seen
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_a_trial_that_goes_on_after_a_stop_leaves_no_figures_of_before(tmp_path: Path) -> None:
+    run(Shown, tmp_path, runtime=Watched(cache="", stops_after=1), epochs=3)
+    assert listed(tmp_path)
+    with pytest.raises(Killed):
+        run(Shown, tmp_path, runtime=Watched(cache="", dies_after=2), epochs=3)
     assert not (tmp_path / FOLDER).exists()
 
 

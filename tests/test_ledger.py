@@ -199,7 +199,7 @@ def test_epoch_that_is_told_twice_is_kept_once(tmp_path: Path) -> None:
     assert ledger.record_epoch("run-000", report(2))
     assert not ledger.record_epoch("run-000", report(1, metrics={"cider": 99.0}))
     assert [(e.epoch, e.metrics["cider"]) for e in ledger.epochs("run-000")] == [(1, 0.1), (2, 0.2)]
-    assert ledger.epochs("run-000")[0] == report(1, notes=["n"])
+    assert ledger.epochs("run-000")[0] == report(1, notes=["n"], resources=[])
 
 
 def test_trial_ends_once(tmp_path: Path) -> None:

@@ -51,7 +51,10 @@ def add_trial(ledger, uid, folder, *, epochs=5, state="finished"):
         uid, "started", params={**PARAMS, "uid_of": uid}, searched=["learning_rate"], name=f"row {uid}", number=3
     )
     for epoch in range(1, epochs + 1):
-        ledger.add(uid, "epoch", epoch=epoch, metrics={f"metric_{k}": epoch + k / 8 for k in range(15)})
+        metrics = {f"metric_{k}": epoch + k / 8 for k in range(15)}
+        samples = [{"time": 1.7e9 + 10 * epoch + k, "step": 2 * epoch + k, "cpu": 12.5 * k} for k in range(2)]
+        # An epoch that an older version wrote down has none.
+        ledger.add(uid, "epoch", epoch=epoch, metrics=metrics, **({"resources": samples} if epoch > 1 else {}))
     made = {"checkpoint": make_checkpoint, "samples": make_samples, "illustrations": make_illustrations}
     places = {name: str(make(folder / uid)) for name, make in made.items()}
     ledger.add(uid, "ended", state=state, **places, best_epoch=2, best={"cider": 0.5})
@@ -123,6 +126,8 @@ def expected(ledger, uid):
         if event.uid == uid and event.kind == "epoch":
             step, at = event.payload["epoch"], round(event.time * 1000)
             rows += [(key, step, at, value) for key, value in event.payload["metrics"].items()]
+            samples = event.payload.get("resources", ())
+            rows += [("system/cpu", s["step"], round(s["time"] * 1000), s["cpu"]) for s in samples]
         if event.uid == uid and event.kind == "ended":
             rows += [(f"best/{k}", 2, round(event.time * 1000), v) for k, v in event.payload["best"].items()]
     return sorted(rows)

@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {
     "epochs": 2,
     "learning_rate": 3e-3,
 }
-TIMES = ("train_seconds", "samples_per_second", "evaluate_seconds", "training_seconds", "peak_memory_mb")
+TIMES = ("train_seconds", "samples_per_second", "evaluate_seconds", "training_seconds", "peak_memory_mb", "latency_ms")
 
 
 class Killed(BaseException):

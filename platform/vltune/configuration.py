@@ -181,7 +181,9 @@ class TrialConfig:
     """Evaluates and keeps an exponential moving average of the weights, of which each step keeps this share
     (https://arxiv.org/abs/1803.05407 averages likewise); 0: the weights themselves. In [0, 1)."""
     measure_latency: bool = False
-    """Measures ``latency_ms``: the median time of predicting one sample alone, in milliseconds."""
+    """Measures ``latency_ms``, the median milliseconds of predicting one sample alone, anew in each epoch, whatever it
+    costs. Without it, it is measured in the first epoch, again in later best ones where that costs at most a fiftieth
+    of the epoch, and else stays as it was: captions that have grown longer since may take longer than it says."""
     init_from: str = ""
     """Parts whose first weights come from promoted models, ``PART=REFERENCE,…``:
     ``picture_encoder=rotation@champion,text_encoder=words@champion``. A text part brings its tokenizer."""

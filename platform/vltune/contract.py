@@ -267,6 +267,9 @@ class EpochReport:
     """Name of the folder of this epoch's committed checkpoint."""
     notes: Sequence[str] = ()
     """What the table must say about the trial, a line each."""
+    resources: Sequence[Mapping[str, float]] = ()
+    """What the machine did since the report before: samples, each with its ``time``, its ``step`` (samples of the trial
+    before it), and what ``ResourceMonitor`` measures. For charts alone, never for tables."""
 
 
 ENGINE_METRICS: Mapping[str, Direction] = MappingProxyType(
@@ -275,7 +278,8 @@ ENGINE_METRICS: Mapping[str, Direction] = MappingProxyType(
         "min",
     )
 )
-"""What the engine measures of every trial and a search may have among its objectives. ``latency_ms`` needs
+"""What the engine measures of every trial and a search may have among its objectives. ``latency_ms`` is the median time
+from one sample, opened, to its prediction, alone (a caption at batch 1); among the objectives it needs
 ``measure_latency``. ``peak_memory_mb`` without a GPU is that of the worker's process, with the models that stay in it
 for later trials: ``--isolate`` measures each trial alone."""
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vltune.illustrations import FOLDER
+from vltune.illustrations import FOLDER, MISSING
 from vltune.ledger import Event, Ledger, SearchRecord
 from vltune.summary import best_report, checkpoint_folder, trial_folder
 
@@ -28,7 +28,8 @@ class LedgerEvents:
         if kind == "summary":
             return payload
         if kind == "epoch":
-            return {"epoch": payload["epoch"], "metrics": payload["metrics"]}
+            told = {key: payload[key] for key in ("epoch", "metrics")}
+            return told | {"resources": payload.get("resources", ())}
         trial = self.ledger.trial(uid)
         if kind == "started":
             shared = {key: str(value) for key, value in self.record.versions.items()}
@@ -45,9 +46,11 @@ class LedgerEvents:
         checkpoint = checkpoint_folder(self.folder.parent, trial, best)
         samples = checkpoint / "samples"
         illustrations = trial_folder(self.folder.parent, trial) / FOLDER
+        missing = illustrations / MISSING
+        late = missing.read_text(encoding="utf-8").splitlines() if kind == "illustrated" and missing.is_file() else ()
         return {
             **payload,
-            "note": "\n".join(best.notes),
+            "note": "\n".join([*best.notes, *late]),
             "best_epoch": best.epoch,
             "best": dict(best.metrics),
             **({"checkpoint": str(checkpoint)} if checkpoint.is_dir() else {}),

@@ -27,6 +27,8 @@ FOLDER = "illustrations"
 FIGURES = "figures"
 INDEX = "figures.json"
 MODULES = "model.txt"
+MISSING = "missing.txt"
+"""What could not be drawn, a line each; only where there is such a thing."""
 _DPI = 100
 _LONGEST = 200
 
@@ -69,6 +71,8 @@ def illustrate(
         listed = [{"file": f"{d.name}.png", "title": d.title, "reads": d.reads} for d in drawn]
         (figures / INDEX).write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
         attempt(f"no {MODULES}", lambda: _write_modules(draft / MODULES, model, samples[0], device))
+        if notes:
+            (draft / MISSING).write_text("\n".join(notes), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
 

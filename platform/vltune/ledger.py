@@ -84,7 +84,7 @@ class Event:
     uid: str
     """The trial's; of ``summary`` the search's name and a slash."""
     kind: str
-    """``started``, ``epoch``, ``ended``, or ``summary`` for the search itself."""
+    """``started``, ``epoch``, ``ended``, ``illustrated``, or ``summary`` for the search itself."""
     time: float
     """Seconds since 1970."""
     payload: dict[str, Any]
@@ -424,6 +424,15 @@ class Ledger:
         with self._engine.begin() as connection:
             connection.execute(_trials.update().where(_trials.c.uid == uid).values(state=state, error=error))
             self._add_event(connection, trial.search, uid, "ended", 1, time.time(), {"state": state, "error": error})
+
+    def note_illustrations(self, uid: str) -> None:
+        """Notes, once, that the figures of a trial came after its end; its end is told again with them."""
+        with self._engine.begin() as connection:
+            mine = (_events.c.uid == uid) & _events.c.kind.in_(("ended", "illustrated"))
+            rows = connection.execute(sa.select(_events).where(mine)).all()
+            if [row.kind for row in rows] == ["ended"]:
+                payload = json.loads(rows[0].payload) | {"ended": rows[0].time}
+                self._add_event(connection, rows[0].search, uid, "illustrated", 1, time.time(), payload)
 
     def epochs(self, uid: str) -> list[EpochReport]:
         """The epochs of a trial that were reported, in order."""

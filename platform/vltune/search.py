@@ -20,6 +20,7 @@ from vltune.errors import BadInput, Unreachable
 from vltune.events import LedgerEvents
 from vltune.generations import Generations, free_spent
 from vltune.grid import MOST_POINTS, grid_points
+from vltune.illustrations import FOLDER
 from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
 from vltune.library import PromotedModels
 from vltune.population import Step
@@ -198,6 +199,7 @@ class _Driver:
         self.numbers: dict[str, int] = {}
         self.ended: set[str] = set()
         self.shown: set[str] = set()
+        self.undrawn: dict[str, Path] = {}
         self.failures = 0
         self.cause: BaseException | None = None
         self.sender = Sender(
@@ -229,6 +231,7 @@ class _Driver:
         try:
             if room is not None:
                 self._train(room)
+            self._note_illustrations()
             self._sum_up()
         finally:
             with SIGNALS.undisturbed():
@@ -292,6 +295,8 @@ class _Driver:
             if suggested:
                 self.numbers[trial.uid] = number
             epochs = self.ledger.epochs(trial.uid)
+            if trial.state == "pruned":
+                self.undrawn[trial.uid] = trial_folder(self.options.storage, trial) / FOLDER
             if trial.state not in ENDED and epochs and epochs[-1].last:  # the kill came before its end was noted
                 self._end(trial.uid, "finished")
             elif trial.state not in ENDED and not trial.config:  # likewise
@@ -307,6 +312,8 @@ class _Driver:
                     self._end(trial.uid, "pruned")
                 else:
                     self.unfinished.append(trial)
+        self._note_illustrations()
+        self.undrawn.clear()  # whoever was to draw the others was killed
 
     def _add_grid(self, known: Sequence[int]) -> None:
         """Hands the grid to the study, and says how large it is: rows are counted beside it, never repeated."""
@@ -478,6 +485,7 @@ class _Driver:
 
     def hear(self, uid: str, message: dict[str, Any]) -> bool:
         """Takes in what a trial says; returns whether it goes on."""
+        self._note_illustrations()
         if message["kind"] == "restarted":
             attempt = self.ledger.start_attempt(uid, time=time.time())
             self.display.say(f"{uid}: its workers died; attempt {attempt} goes on from the last committed epoch")
@@ -494,6 +502,12 @@ class _Driver:
         if report.last or prune:
             self._end(uid, "finished" if report.last else "pruned")
         return not (report.last or prune)
+
+    def _note_illustrations(self) -> None:
+        """Tells MLflow of the figures of pruned trials: their workers draw them after hearing that they are pruned."""
+        for uid in [uid for uid, folder in self.undrawn.items() if folder.is_dir()]:
+            self.ledger.note_illustrations(uid)
+            del self.undrawn[uid]
 
     def _falls_behind(self, uid: str, report: EpochReport) -> bool:
         """Tells the study of an epoch; whether the trial should stop. Of several seeds it hears the end alone."""
@@ -517,6 +531,8 @@ class _Driver:
         self.ended.add(uid)
         self.running.pop(uid, None)
         self.ledger.end_trial(uid, state, error=error)
+        if state == "pruned":
+            self.undrawn[uid] = trial_folder(self.options.storage, self.ledger.trial(uid)) / FOLDER
         if uid in self.numbers:  # the study knows nothing of later segments
             self._tell(self.numbers[uid])
         if self.ledger.trial(uid).config.get("start_from"):

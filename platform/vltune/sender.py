@@ -24,8 +24,9 @@ class Source(Protocol):
     def pending(self, after: int, limit: int) -> Sequence[Event]:
         """The next events after a sequence number, in order, with what MLflow is to be told of them as their payload.
 
-        ``started``: params, searched, name, number, tags. ``epoch``: epoch, metrics. ``ended``: state, error, note,
-        checkpoint, samples, illustrations, best_epoch, best (its metrics). ``summary``: state, note, files, table (by
+        ``started``: params, searched, name, number, tags. ``epoch``: epoch, metrics, resources. ``ended``: state,
+        error, note, checkpoint, samples, illustrations, best_epoch, best (its metrics). ``illustrated``: as ``ended``,
+        and when that was: the end told again, with figures that came later. ``summary``: state, note, files, table (by
         columns), best. Folders are paths as text; a folder of samples is what ``write_samples`` makes, one of
         illustrations what ``illustrate`` makes. All but params, epoch, metrics and state may be missing or empty.
         """
@@ -180,7 +181,7 @@ class Sender:
             self._send_epochs(events)
         elif kind == "started":
             self._send_started(first)
-        elif kind == "ended":
+        elif kind in ("ended", "illustrated"):
             self._send_ended(first)
         elif kind == "summary":
             self._send_summary(first)
@@ -204,7 +205,8 @@ class Sender:
     def _send_epochs(self, events: Sequence[Event]) -> None:
         points: dict[str, list[EpochPoint]] = {}
         for event in events:
-            point = EpochPoint(event.payload["epoch"], event.payload["metrics"], event.time)
+            payload = event.payload
+            point = EpochPoint(payload["epoch"], payload["metrics"], event.time, payload.get("resources", ()))
             points.setdefault(event.uid, []).append(point)
         for uid, series in points.items():
             self._tracker.send_epochs(self._run(uid), series)
@@ -221,7 +223,7 @@ class Sender:
         self._tracker.finish_trial(
             run_id,
             payload["state"],
-            end_time=event.time,
+            end_time=payload.get("ended", event.time),
             error=payload.get("error", ""),
             note=payload.get("note", ""),
             best_epoch=payload.get("best_epoch"),

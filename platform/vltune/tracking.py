@@ -30,6 +30,9 @@ PREFIX = "vltune/"
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
 """MLflow has no word for a trial that was pruned: the tag ``vltune.state`` says which of the two it was."""
 
+_SYSTEM = "system/"
+"""What MLflow's page shows under "System metrics"."""
+
 _FOR_GOOD = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 _OUR_BUGS = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
 _METRICS_PER_BATCH, _PARAMS_PER_BATCH, _LONGEST_PARAM, _LONGEST_TAG = 1000, 100, 6000, 8000
@@ -47,6 +50,8 @@ class EpochPoint:
     metrics: Mapping[str, float]
     time: float
     """Seconds since 1970."""
+    resources: Sequence[Mapping[str, float]] = ()
+    """Samples of the machine, each with its own ``time`` and ``step``."""
 
 
 class Tracker:
@@ -212,6 +217,13 @@ class Tracker:
             Metric(key, value if math.isfinite(value) else math.nan, round(p.time * 1000), p.epoch)
             for p in points
             for key, value in p.metrics.items()
+        ]
+        rows += [
+            Metric(f"{_SYSTEM}{key}", value, round(sample["time"] * 1000), int(sample["step"]))
+            for p in points
+            for sample in p.resources
+            for key, value in sample.items()
+            if key not in ("time", "step")
         ]
         with self.asking(f"the metrics of run {run_id}") as client:
             for start in range(0, len(rows), _METRICS_PER_BATCH):

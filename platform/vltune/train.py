@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
-import statistics
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vltune import checkpoints, models
+from vltune import checkpoints, latency, models
 from vltune.averaging import WeightAverage
 from vltune.batches import featured, first, plan, shares
 from vltune.batchnorm import synchronise_batch_norm
@@ -49,12 +49,10 @@ from vltune.optimization import (
     optimizer_tensors,
     penalised_weights,
 )
+from vltune.resources import ResourceMonitor
 from vltune.runtime import Progress, Runtime
 from vltune.samples import COUNT, write_samples
 from vltune.statistics import resample
-
-_TIMED = 12
-"""Predictions of single samples that are timed for ``latency_ms``."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,8 @@ def fit(trial: Trial, runtime: Runtime) -> None:
         torch.cuda.reset_peak_memory_stats(runtime.device)
     else:
         reset_peak_memory()
-    _Fit(trial, runtime).run()
+    with ResourceMonitor() if runtime.rank == 0 else contextlib.nullcontext() as monitor:
+        _Fit(trial, runtime, monitor).run()
 
 
 def evaluate(model: Family, samples: Sequence[Sample], *, batch_size: int) -> tuple[Scores, list[Record]]:
@@ -108,12 +107,13 @@ def predict(model: Family, samples: Sequence[Sample], *, batch_size: int) -> lis
 class _Fit:
     """One call of ``fit``: the trial's data, model and optimizer."""
 
-    def __init__(self, trial: Trial, runtime: Runtime) -> None:
-        self.trial, self.config, self.runtime = trial, trial.config, runtime
+    def __init__(self, trial: Trial, runtime: Runtime, monitor: ResourceMonitor | None = None) -> None:
+        self.trial, self.config, self.runtime, self.monitor = trial, trial.config, runtime, monitor
         self.parent = trial.folder / "checkpoints"
         self.notes: list[str] = list(trial.record.get("notes", ()))
         self.direction: Direction = lookup(trial.family.metrics, self.config.objective, "metric")
         self.reports: list[dict[str, Any]] = []
+        self.sampled = 0
         self.progress = Progress()
         self.mine = True
         committed = self._newest(self.parent)
@@ -196,7 +196,10 @@ class _Fit:
     def run(self) -> None:
         """Epoch after epoch until the plan, the patience or the driver says stop."""
         self._train_and_tell()
-        if self.runtime.rank == 0 and self.mine:  # only now: a last epoch that was never heard of is still needed
+        if self.runtime.rank == 0 and self.mine:
+            if not self.progress.finished:  # stopped from outside: the end was told without figures, which come now
+                self._illustrate()
+            # Only now: a last epoch that was never heard of is still needed.
             kept = {self.progress.best_checkpoint}
             if self._goes_on_elsewhere():
                 kept.add(self.reports[-1]["checkpoint"])
@@ -207,6 +210,8 @@ class _Fit:
         return 0 < self.config.until_epoch < self.config.epochs
 
     def _train_and_tell(self) -> None:
+        if self.runtime.rank == 0 and not self.progress.finished:  # drawn where it was stopped, and went on
+            shutil.rmtree(self.trial.folder / FOLDER, ignore_errors=True)
         for report in self.reports:  # committed, but perhaps never heard of
             if report["epoch"] > self.trial.known_epoch and not self._tell(
                 report["epoch"], self._illustrated(EpochReport(**report))
@@ -358,27 +363,27 @@ class _Fit:
         metrics["evaluate_seconds"] = time.perf_counter() - start
         earlier = sum(report["metrics"].get("train_seconds", 0.0) for report in self.reports)
         metrics["training_seconds"] = earlier + trained.get("train_seconds", 0.0)
-        if self.config.measure_latency:
-            metrics["latency_ms"] = self._latency()
+        metrics[latency.KEY] = self._latency(metrics)
         metrics["peak_memory_mb"] = peak_memory(runtime.device)
         told = [{k: v for k, v in record.items() if not k.startswith("_")} for record in ordered]
         records = [r | s for r, s in zip(told, scores.records, strict=True)]
         return self._decide(epoch, metrics, records, scores)
 
-    def _latency(self) -> float:
-        """Median milliseconds from a sample, opened, to its prediction, without others beside it."""
-        split, seconds = self.data.splits["validation"], []
-        with torch.no_grad(), self.autocast():
-            for number in range(_TIMED):
-                sample = split[number % len(split)]
-                _ = sample.picture
-                start = time.perf_counter()
-                self.model.predict(to_device(self.model.collate([self.model.alone(sample)], None), self.runtime.device))
-                if self.runtime.device.type == "cuda":
-                    torch.cuda.synchronize(self.runtime.device)
-                seconds.append(time.perf_counter() - start)
-                self.runtime.tick()
-        return 1000 * statistics.median(seconds[2:])  # the first ones warm up
+    def _latency(self, metrics: Mapping[str, float]) -> float:
+        """``latency_ms`` as ``measure_latency`` describes it, measured now or in an earlier epoch."""
+        known = self.reports[-1]["metrics"].get(latency.KEY, math.nan) if self.reports else math.nan
+        best = is_better(metrics[self.config.objective], self.progress.best, self.direction)
+        room = latency.seconds_for_latency(metrics, known, best=best, always=self.config.measure_latency)
+        if not room:
+            return known
+        with self.autocast():
+            return latency.latency(
+                self.model,
+                self.data.splits["validation"],
+                device=self.runtime.device,
+                room=room,
+                tick=self.runtime.tick,
+            )
 
     def _decide(self, epoch: int, metrics: dict[str, float], records: list[Record], scores: Scores) -> EpochReport:
         """Rank 0: is this the best epoch, does the learning rate fall, is it the end? Then commits."""
@@ -405,10 +410,25 @@ class _Fit:
         metrics["samples_seen"] = epoch * len(self.training)
         metrics["parameters"] = sum(p.numel() for p in self.model.parameters())
         metrics["trainable_parameters"] = sum(p.numel() for p in self.trainable)
-        report = EpochReport(epoch=epoch, metrics=metrics, time=time.time(), last=last, best=best, notes=tuple(notes))
+        report = EpochReport(
+            epoch=epoch,
+            metrics=metrics,
+            time=time.time(),
+            last=last,
+            best=best,
+            notes=tuple(notes),
+            resources=self._resources(),
+        )
         with self.runtime.alive():
             resampled = resample(scores, [str(record["id"]) for record in records]) if best else None
         return self._commit(report, progress, records, resampled)
+
+    def _resources(self) -> list[dict[str, float]]:
+        """What the machine did since the last report."""
+        samples = self.monitor.take() if self.monitor is not None else []
+        numbered = [{**sample, "step": self.sampled + number} for number, sample in enumerate(samples)]
+        self.sampled += len(samples)
+        return numbered
 
     def _commit(
         self, report: EpochReport, progress: Progress, records: list[Record], resampled: Resampled | None
@@ -431,8 +451,9 @@ class _Fit:
                 checkpoints.write_tensors(folder / checkpoints.OPTIMIZER, optimizer_tensors(self.optimizer))
                 if self.average is not None:
                     checkpoints.write_tensors(folder / checkpoints.RAW, self.average.raw())
-            reports = [*self.reports, dataclasses.asdict(report)]
-            state = {"progress": dataclasses.asdict(progress), "reports": reports}
+            # Samples of earlier reports have been heard of: each checkpoint would hold them again.
+            reports = [*({**earlier, "resources": ()} for earlier in self.reports), dataclasses.asdict(report)]
+            state = {"progress": dataclasses.asdict(progress), "reports": reports, "sampled": self.sampled}
             (folder / checkpoints.STATE).write_text(json.dumps(state))
             write_records(folder / checkpoints.RECORDS, records)
             if resampled is not None:
@@ -456,11 +477,13 @@ class _Fit:
         """
         if report is None or not report.last or self.runtime.rank:
             return report
+        return dataclasses.replace(report, notes=(*report.notes, *self._illustrate()))
+
+    def _illustrate(self) -> list[str]:
         best = Checkpoint(self.parent / self.progress.best_checkpoint, self.progress.best_epoch)
         folder, device = self.trial.folder / FOLDER, self.runtime.device
         with self.runtime.alive(), self.autocast():
-            notes = illustrate(self.model, self.validation, best, folder, device=device)
-        return dataclasses.replace(report, notes=(*report.notes, *notes))
+            return illustrate(self.model, self.validation, best, folder, device=device)
 
     def _tell(self, epoch: int, report: EpochReport | None) -> bool:
         told = None if report is None else (report, self.progress)
@@ -474,6 +497,7 @@ class _Fit:
     def _restore(self, committed: Checkpoint) -> None:
         state = committed.read_json(checkpoints.STATE)
         self.progress, self.reports = Progress(**state["progress"]), state["reports"]
+        self.sampled = state.get("sampled", 0)
         if self.optimizer is not None and not self.progress.finished:
             self._restore_optimizer(self.optimizer, committed)
 

@@ -12,7 +12,7 @@ from vltune.ledger import Ledger
 from vltune.summary import best_report, checkpoint_folder
 
 TOY = Path(__file__).with_name("toy_search.py")
-TIMES = ("train_seconds", "training_seconds", "evaluate_seconds", "samples_per_second", "peak_memory_mb")
+TIMES = ("train_seconds", "training_seconds", "evaluate_seconds", "samples_per_second", "peak_memory_mb", "latency_ms")
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
