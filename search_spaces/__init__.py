@@ -19,6 +19,7 @@ from search_spaces import (
     decoding_prompts,
     matching,
     matching_pretrained,
+    predictions,
     pretrained_captioners,
     pretraining_masked_word,
     pretraining_reconstruction,
@@ -56,6 +57,7 @@ SEARCHES = {
         pretraining_reconstruction.SEARCH,
         matching.SEARCH,
         matching_pretrained.SEARCH,
+        predictions.SEARCH,
     )
 }
 """Every search by its name."""

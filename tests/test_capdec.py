@@ -311,7 +311,7 @@ def test_scores_are_the_declared_metrics() -> None:
     model = make(gap=2.0, noise="cosine_directed", **settings).eval()
     records = model.predict(model.collate(pictures(), None))
     scores = model.score(records)
-    assert list(scores.metrics) == [*Capdec.metrics]
+    assert list(scores.metrics) == [*Capdec.measures(model.config)]
     shown, read = (torch.tensor(model.embed(pictures()))[:, row] for row in (0, 1))
     difference = normalize(shown, dim=1).mean(0) - read.mean(0)
     assert scores.metrics["modality_gap"] == pytest.approx(difference.norm().item(), rel=1e-5)

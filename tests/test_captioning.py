@@ -326,7 +326,7 @@ def test_scores_are_the_declared_metrics() -> None:
         {"id": "b", "caption": "a cat", "references": ["the green bird flies"], "nll": 2.0, "tokens": 4, "correct": 1},
     ]
     scores = make().score(records)
-    assert list(scores.metrics) == [*Captioning.metrics]
+    assert list(scores.metrics) == [*Captioning.measures(CaptioningConfig())]
     assert scores.metrics["val_loss"] == 1.0
     assert scores.metrics["perplexity"] == pytest.approx(math.e)
     assert scores.metrics["token_accuracy"] == 0.5

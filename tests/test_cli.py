@@ -272,7 +272,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data=str(data),
         data_hash=data_hash,
         family="captioning",
-        metrics=dict(Captioning.metrics),
+        metrics=Captioning.measures(CaptioningConfig()),
         columns=("val_loss", "cider"),
         created=1.0,
     )
@@ -382,7 +382,7 @@ def test_promote_then_predict_elsewhere(
     assert code == 0, err
     first = json.loads(out)
     assert (first["reference"], first["version"], first["trial_uid"]) == ("tiny@champion", 1, "tiny-001")
-    assert set(first["test"]) == set(Captioning.metrics)
+    assert set(first["test"]) == set(Captioning.measures(CaptioningConfig()))
     assert "scoring 2 test samples" in err
 
     # again: no second version, and the test split stays unread

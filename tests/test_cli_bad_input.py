@@ -155,7 +155,7 @@ def _record(name: str, data_hash: str, world: Path) -> SearchRecord:
         data=str(world / "data"),
         data_hash=data_hash,
         family="captioning",
-        metrics=dict(Captioning.metrics),
+        metrics=Captioning.measures(CaptioningConfig()),
     )
 
 

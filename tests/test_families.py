@@ -189,6 +189,8 @@ def test_names_and_docstrings(name: str) -> None:
     assert set(family.measured_by) <= set(family.metrics)
     fields = {f.name for f in dataclasses.fields(family.Config)}
     assert {field for some in family.measured_by.values() for field in some} <= fields
+    assert set(family.asked_by) | set(family.relative) <= set(family.metrics)
+    assert {field for field, _ in family.asked_by.values()} <= fields
     assert set(family.metrics.values()) <= {"max", "min"}
     assert not any("@" in metric for metric in family.metrics), "MLflow refuses it"
 
@@ -217,7 +219,7 @@ def test_scores_are_exactly_the_declared_metrics(
     model, config = read_model(kept(folder)[0], FAMILIES, cache=str(world.folder / "cache"))
     split = family.load(config, str(world.folder / "cache")).splits["validation"]
     scores, records = evaluate(model, split, batch_size=3)
-    assert scores.metrics.keys() == family.metrics.keys()
+    assert scores.metrics.keys() == family.measures(config).keys()
     assert all(math.isfinite(value) for value in scores.metrics.values())
     assert len(scores.records) == len(records) == len(split)
     assert [r["id"] for r in records] == [s.id for s in split]
@@ -243,7 +245,7 @@ def test_all_metrics_can_be_drawn_again(
     model, config = read_model(kept(folder)[0], FAMILIES, cache=str(world.folder / "cache"))
     split = FAMILIES[name].load(config, str(world.folder / "cache")).splits["validation"]
     scores, records = evaluate(model, split, batch_size=3)
-    assert set(FAMILIES[name].drawn_with) <= set(scores.metrics)
+    assert set(FAMILIES[name].drawn_with) <= set(FAMILIES[name].metrics)
     drawn = resample(scores, [r["id"] for r in records]).values
     assert scores.metrics.keys() - drawn.keys() == NOT_DRAWN & scores.metrics.keys()
     further = scores.resample(np.ones((1, len(records)))) if scores.resample else {}

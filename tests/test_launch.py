@@ -160,7 +160,11 @@ def test_the_searchs_own_pruner_is_off_with_several_seeds(
 def _finish(storage: Path, run: str, values: dict[str, float]) -> None:
     ledger = Ledger.of(storage)
     for trial in ledger.trials(run):
-        told = {**dict.fromkeys(Captioning.metrics, 0.0), "cider": values[trial.row], "parameters": 1.0}
+        told = {
+            **dict.fromkeys(Captioning.measures(CaptioningConfig()), 0.0),
+            "cider": values[trial.row],
+            "parameters": 1.0,
+        }
         ledger.record_epoch(trial.uid, EpochReport(epoch=1, metrics=told, time=0.0, last=True, best=True))
         ledger.end_trial(trial.uid, "finished")
 

@@ -49,11 +49,11 @@ LAYERS = (
     },
     {"space", "grid", "train", "figures", "trial_figures", "illustrations", "console"},
     {"cluster", "session", "ledger", "study", "tracking", "registry", "sender", "library", "study_plots"},
-    {"summary", "tuning"},
+    {"summary", "tuning", "in_process"},
     {"generations", "replicas"},
     {"events", "stopping"},
     {"search", "promotion", "preflight", "held_out"},
-    {"commands", "launch", "repeats"},
+    {"commands", "launch", "repeats", "evaluation"},
     {"cli"},
 )
 """The engine's files, lowest layer first. A file imports from lower layers only, or from its own without a circle."""
@@ -78,8 +78,8 @@ OWNERS = {
     "joblib": set(),
     "shelve": set(),
     "marshal": set(),
-    "trainables": {"vltune.commands", "vltune.launch", "vltune.cli"},
-    "search_spaces": {"vltune.commands", "vltune.launch", "vltune.cli"},
+    "trainables": {"vltune.commands", "vltune.launch", "vltune.evaluation", "vltune.cli"},
+    "search_spaces": {"vltune.commands", "vltune.launch", "vltune.evaluation", "vltune.cli"},
 }
 """The only files that may import a framework. A package of ours may import itself."""
 

@@ -70,4 +70,4 @@ def test_a_row_is_built_learns_and_predicts(world: World, name: str) -> None:
         split = data.splits["validation"]
         records = model.eval().predict(model.collate([split[i] for i in range(2)], None))
         assert [record["id"] for record in records] == [split[i].id for i in range(2)]
-        assert model.score(records).metrics.keys() == search.family.metrics.keys()
+        assert model.score(records).metrics.keys() == search.family.measures(config).keys()

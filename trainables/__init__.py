@@ -5,6 +5,7 @@ from trainables.captioning import Captioning
 from trainables.correspondence import Correspondence, CorrespondenceTransfer
 from trainables.decoding import Decoding
 from trainables.matching import Matching
+from trainables.predictions import Predictions
 from trainables.pretrained import Pretrained
 from trainables.pretraining_masked_word import MaskedWord
 from trainables.pretraining_reconstruction import Reconstruction
@@ -20,6 +21,7 @@ FAMILIES = {
         Correspondence,
         CorrespondenceTransfer,
         Pretrained,
+        Predictions,
         Retrieval,
         Matching,
         Rotation,

@@ -28,7 +28,13 @@ from trainables.parts.caption_fields import (
     summed_loss,
     token_records,
 )
-from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, write_captions
+from trainables.parts.decoding_fields import (
+    DecodingConfig,
+    decoding_uniforms,
+    sampled_captions,
+    with_samples,
+    write_captions,
+)
 from trainables.parts.embedder_fields import (
     EmbedderConfig,
     build_configured_embedder,
@@ -38,6 +44,7 @@ from trainables.parts.embedder_fields import (
     scaled,
 )
 from trainables.parts.embedding_drawings import SEARCHED, Embedded, gap_drawing, similarity_drawing
+from trainables.parts.further_metrics import with_further
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.noise_fields import NoiseConfig, build_configured_noise, noise_keys
 from trainables.parts.pictures import read_picture
@@ -49,6 +56,7 @@ from trainables.parts.prefix_fields import (
     prefix_assets,
 )
 from trainables.parts.resampling import drawn_sums
+from trainables.parts.scoring_fields import ASKED_BY, FURTHER_MEASURED_BY, RELATIVE
 from trainables.parts.text import CaptionTokenizer
 from trainables.parts.text_files import read_text_file, text_file_hash, without_known
 from trainables.retrieval import Retrieval
@@ -135,11 +143,16 @@ class Capdec(Family):
     them, ``correct_offset`` included. ``noise_acceptance``: share of the candidates that ``cosine_directed`` keeps on
     embeddings of validation captions, ``noise_unmoved`` the share of captions of which it keeps none; 1 and 0 for noise
     that rejects nothing."""
+    asked_by: ClassVar[dict[str, tuple[str, str]]] = ASKED_BY
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
-    measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
-        (*TOKEN_METRICS, "text_val_loss"),
-        ("tokens", "min_word_count", "vocabulary_size", "max_tokens", "train_pictures", *TEXT_SOURCES),
-    )
+    measured_by: ClassVar[dict[str, tuple[str, ...]]] = {
+        **dict.fromkeys(
+            (*TOKEN_METRICS, "text_val_loss"),
+            ("tokens", "min_word_count", "vocabulary_size", "max_tokens", "train_pictures", *TEXT_SOURCES),
+        ),
+        **FURTHER_MEASURED_BY,
+    }
+    relative: ClassVar[frozenset[str]] = RELATIVE
     uses: ClassVar[dict[str, tuple[type[Family], ...]]] = {"embedder": (Retrieval,)}
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"decoder": (TOKENIZER,)}
     asset_fields: ClassVar[dict[str, tuple[str, ...]]] = {TOKENIZER: CAPTION_TOKENIZER_FIELDS}
@@ -233,6 +246,11 @@ class Capdec(Family):
         if not any(batch["captions"]):
             return records
         records = token_records(records, batch, *read_captions(self.decoder, memory, batch))
+
+        def write(settings: DecodingConfig, uniforms: Tensor) -> list[str]:
+            return self._written(memory, {**batch, "uniforms": uniforms.to(pictures.device)}, settings)
+
+        records = with_samples(records, sampled_captions(self.config, batch["ids"], write))
         return self._text_records(records, batch, pictures=pictures, texts=texts, first=scaled(self.config, first))
 
     @torch.no_grad()
@@ -256,7 +274,7 @@ class Capdec(Family):
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each; the gap, over all of them."""
-        captions = score_records(records)
+        captions = with_further(score_records(records), records, self.config, cache=self.cache)
         metrics, each = captions.metrics, captions.records
         nll, tokens = (sum(r[key] for r in records) for key in ("text_nll", "text_tokens"))
         means = [np.mean([r[key] for r in records], 0, dtype=np.float64) for key in ("_picture", "_texts")]

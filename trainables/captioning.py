@@ -27,7 +27,14 @@ from trainables.parts.caption_fields import (
     summed_loss,
     token_records,
 )
-from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, write_captions
+from trainables.parts.decoding_fields import (
+    DecodingConfig,
+    decoding_uniforms,
+    sampled_captions,
+    with_samples,
+    write_captions,
+)
+from trainables.parts.further_metrics import with_further
 from trainables.parts.picture_fields import (
     PictureConfig,
     build_picture_encoder,
@@ -37,6 +44,7 @@ from trainables.parts.picture_fields import (
     shown_pictures,
 )
 from trainables.parts.pictures import read_picture
+from trainables.parts.scoring_fields import ASKED_BY, FURTHER_MEASURED_BY, RELATIVE
 from trainables.parts.text import CaptionTokenizer
 from vltune.configuration import TrialConfig, in_range
 from vltune.contract import (
@@ -76,10 +84,13 @@ class Captioning(Family):
     name: ClassVar[str] = "captioning"
     Config: ClassVar[type[TrialConfig]] = CaptioningConfig
     metrics: ClassVar[dict[str, Direction]] = METRICS
+    asked_by: ClassVar[dict[str, tuple[str, str]]] = ASKED_BY
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
-    measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
-        TOKEN_METRICS, ("tokens", "min_word_count", "vocabulary_size", "max_tokens", "train_pictures")
-    )
+    measured_by: ClassVar[dict[str, tuple[str, ...]]] = {
+        **dict.fromkeys(TOKEN_METRICS, ("tokens", "min_word_count", "vocabulary_size", "max_tokens", "train_pictures")),
+        **FURTHER_MEASURED_BY,
+    }
+    relative: ClassVar[frozenset[str]] = RELATIVE
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"decoder": (TOKENIZER,)}
     asset_fields: ClassVar[dict[str, tuple[str, ...]]] = {TOKENIZER: CAPTION_TOKENIZER_FIELDS}
 
@@ -125,10 +136,16 @@ class Captioning(Family):
         assert not self.training, "dropout and batch statistics would make records depend on chance"
         memory = self.decoder.prepare(self._features(batch))
         captions = self._said(self._written(memory, batch, self.config))
+
+        def write(settings: DecodingConfig, uniforms: Tensor) -> list[str]:
+            drawn = uniforms.to(self.decoder.words.weight.device)
+            return self._said(self._written(memory, {**batch, "uniforms": drawn}, settings))
+
         records: list[Record] = [{"id": i, "caption": c} for i, c in zip(batch["ids"], captions, strict=True)]
         if not any(batch["captions"]):
             return records
-        return token_records(records, batch, *read_captions(self.decoder, memory, batch))
+        records = token_records(records, batch, *read_captions(self.decoder, memory, batch))
+        return with_samples(records, sampled_captions(self.config, batch["ids"], write))
 
     @torch.no_grad()
     def caption(self, batch: Batch, settings: DecodingConfig) -> list[str]:
@@ -137,7 +154,7 @@ class Captioning(Family):
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each."""
-        return score_records(records)
+        return with_further(score_records(records), records, self.config, cache=self.cache)
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
         """Good and bad captions, and where the decoder looked for each word."""

@@ -15,8 +15,10 @@ from trainables.capdec import Capdec
 from trainables.captioning import Captioning
 from trainables.parts.caption_drawings import caption_gallery
 from trainables.parts.caption_fields import DRAWN_WITH, METRICS, TOKEN_METRICS
-from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
+from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, sampled_captions, with_samples
+from trainables.parts.further_metrics import with_further
 from trainables.parts.metrics import drawn_bleu, score_captions
+from trainables.parts.scoring_fields import ASKED_BY, FURTHER_MEASURED_BY, RELATIVE
 from trainables.pretrained import Pretrained
 from vltune.configuration import TrialConfig, absolute_reference, in_range, named
 from vltune.contract import (
@@ -82,11 +84,15 @@ class Decoding(Family):
     name: ClassVar[str] = "decoding"
     Config: ClassVar[type[TrialConfig]] = DecodingTrialConfig
     metrics: ClassVar[dict[str, Direction]] = {
-        **{name: "max" for name in METRICS if name not in TOKEN_METRICS},
+        **{name: way for name, way in METRICS.items() if name not in TOKEN_METRICS},
         **dict.fromkeys(("distinct_captions", "caption_length"), "max"),
     }
+    asked_by: ClassVar[dict[str, tuple[str, str]]] = ASKED_BY
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
-    measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(metrics, ("pictures", "score_prompt"))
+    measured_by: ClassVar[dict[str, tuple[str, ...]]] = {
+        name: ("pictures", "score_prompt", *FURTHER_MEASURED_BY.get(name, ())) for name in metrics
+    }
+    relative: ClassVar[frozenset[str]] = RELATIVE
     uses: ClassVar[dict[str, tuple[type[Family], ...]]] = {"captioner": tuple(CAPTIONERS.values())}
 
     @classmethod
@@ -135,10 +141,17 @@ class Decoding(Family):
     def predict(self, batch: Batch) -> list[Record]:
         """A caption for each sample."""
         captions = self.captioner.caption(batch, self.settings)
-        return [
+        records = [
             {"id": i, "caption": c, **({"references": r} if r else {})}
             for i, c, r in zip(batch["ids"], captions, batch["references"], strict=True)
         ]
+        if not any(batch["references"]):
+            return records
+
+        def write(settings: DecodingConfig, uniforms: torch.Tensor) -> list[str]:
+            return self.captioner.caption({**batch, "uniforms": uniforms.to(batch["uniforms"].device)}, settings)
+
+        return with_samples(records, sampled_captions(self.settings, batch["ids"], write))
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics, the captions' mean length in words, and the share of captions that are unlike all others."""
@@ -149,7 +162,12 @@ class Decoding(Family):
         whole["distinct_captions"] = len(set(texts)) / len(texts)
         each = [{**e, "caption_length": float(n)} for e, n in zip(each, lengths, strict=True)]
         # Drawn twice, a caption is like another: there is no drawing for distinct_captions.
-        return Scores(whole, each, lambda counts: drawn_bleu(counts, each))
+        scores = Scores(whole, each, lambda counts: drawn_bleu(counts, each))
+        shown = [
+            {**r, "caption": text, "samples": [self._without_prompt(s) for s in r.get("samples", ())]}
+            for r, text in zip(records, texts, strict=True)
+        ]
+        return with_further(scores, shown, self.config, cache=self.cache)
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
         """Good and bad captions; a few, since a trial takes no longer than its decoding."""

@@ -25,12 +25,14 @@ from trainables.parts.captioner_files import (
     read_files,
     read_processor,
 )
-from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
+from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, sampled_captions, with_samples
 from trainables.parts.foreign_prompts import Captioner
+from trainables.parts.further_metrics import with_further
 from trainables.parts.hub import hub_folder, hub_source
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.lora import add_adapters, is_adapter, unreached
 from trainables.parts.pictures import read_picture
+from trainables.parts.scoring_fields import ASKED_BY, FURTHER_MEASURED_BY, RELATIVE
 from trainables.parts.vision_language import (
     IGNORED,
     ask,
@@ -155,8 +157,13 @@ class Pretrained(Family):
     name: ClassVar[str] = "pretrained"
     Config: ClassVar[type[TrialConfig]] = PretrainedConfig
     metrics: ClassVar[dict[str, Direction]] = METRICS
+    asked_by: ClassVar[dict[str, tuple[str, str]]] = ASKED_BY
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
-    measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(TOKEN_METRICS, ("captioner_model", "max_tokens"))
+    measured_by: ClassVar[dict[str, tuple[str, ...]]] = {
+        **dict.fromkeys(TOKEN_METRICS, ("captioner_model", "max_tokens")),
+        **FURTHER_MEASURED_BY,
+    }
+    relative: ClassVar[frozenset[str]] = RELATIVE
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"captioner": (CAPTIONER,)}
     rehearsed: ClassVar[bool] = False  # some have more weights than the machine has memory from which searches start
 
@@ -230,7 +237,13 @@ class Pretrained(Family):
         for record, references, opinion in zip(records, batch["captions"], self._opinions(batch, seen), strict=True):
             if references:
                 record |= {"references": [*references], **opinion}
-        return records
+        if not any(batch["captions"]):
+            return records
+
+        def write(settings: DecodingConfig, uniforms: Tensor) -> list[str]:
+            return self._written({**batch, "uniforms": uniforms.to(self.captioner.device)}, seen, settings)
+
+        return with_samples(records, sampled_captions(self.config, batch["ids"], write))
 
     @torch.no_grad()
     def caption(self, batch: Batch, settings: DecodingConfig) -> list[str]:
@@ -271,7 +284,7 @@ class Pretrained(Family):
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each."""
-        return score_records(records)
+        return with_further(score_records(records), records, self.config, cache=self.cache)
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
         """Good and bad captions, and where the decoder looked for each word, if it says so."""

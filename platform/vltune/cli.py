@@ -164,6 +164,35 @@ def _parser() -> _Parser:
         "--format", choices=("table", "md", "csv", "latex", "html"), default="table", help="default: table"
     )
 
+    evaluate = add(
+        "evaluate",
+        "score captions that another program has written",
+        "vltune evaluate --predictions theirs.json --data flickr8k --metrics meteor,similarity",
+    )
+    evaluate.add_argument(
+        "--predictions",
+        required=True,
+        metavar="FILE",
+        help='results in COCO\'s format, [{"image_id": …, "caption": …}, …]',
+    )
+    evaluate.add_argument("--data", required=True, metavar="PATH", help="folder of the data set that they are of")
+    evaluate.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        default="validation",
+        help="validation becomes a run, to compare with others; test is scored and shown, and never orders a table",
+    )
+    evaluate.add_argument("--metrics", default="", metavar="NAMES", help="further metrics, with commas between them")
+    evaluate.add_argument("--name", metavar="RUNNAME", help="name of the run (default: the file's)")
+    evaluate.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what further metrics need, such as glove_file=glove.6B.300d.txt",
+    )
+
     promote = add(
         "promote",
         "score the best model on the test split and register it",
@@ -300,13 +329,13 @@ def _nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from vltune import commands, launch, repeats
+    from vltune import commands, evaluation, launch, repeats
     from vltune.errors import BadInput, NotFound, TrainingFailure, Unreachable
     from vltune.screen import Screen
 
     screen = Screen(arguments.json, width=shutil.get_terminal_size((100, 24)).columns)
     try:
-        where = next(place for place in (launch, repeats, commands) if hasattr(place, arguments.command))
+        where = next(place for place in (launch, repeats, evaluation, commands) if hasattr(place, arguments.command))
         return getattr(where, arguments.command)(arguments, screen)
     except NotFound as error:
         return _fail(error, NOT_FOUND)

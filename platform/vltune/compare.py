@@ -1,7 +1,7 @@
 """Finished trials side by side: the comparison table and its marks. Its forms are those of ``forms.py``."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -100,6 +100,7 @@ def table_of(
     intervals: Intervals = "none",
     drawn_with: Mapping[str, str] | None = None,
     beside: Mapping[str, Mapping[str, float]] | None = None,
+    optional: Collection[str] = (),
 ) -> Table:
     """Puts trials of one search, or of several on the same data, into a table.
 
@@ -122,6 +123,7 @@ def table_of(
             mean of several seeds, by the deviation over these.
         drawn_with: metric -> what stays as it is when samples are drawn for its interval.
         beside: further columns, to stand behind the objective: key -> each named row's value from elsewhere.
+        optional: metrics that only some runs were asked to measure; rows may lack them.
 
     Raises:
         BadInput: no rows; rows of different data or of different families; an unknown metric or field.
@@ -137,7 +139,7 @@ def table_of(
     for name in (objective, *metrics, *([sort_by] if sort_by else [])):
         lookup(directions, name, "metric")
     _same_data(rows)
-    _same_family(rows, family)
+    _same_family(rows, [name for name in family if name not in optional])
     if group_by:
         lookup(rows[0].config, group_by, "field to group by")
 
@@ -229,9 +231,9 @@ def _same_data(rows: Sequence[RunRow]) -> None:
         )
 
 
-def _same_family(rows: Sequence[RunRow], directions: Mapping[str, Direction]) -> None:
+def _same_family(rows: Sequence[RunRow], metrics: Sequence[str]) -> None:
     for row in rows:
-        missing = [n for n in directions if row.metrics and n not in row.metrics and not n.startswith("test_")]
+        missing = [n for n in metrics if row.metrics and n not in row.metrics and not n.startswith("test_")]
         if missing or set(row.config) != set(rows[0].config):
             what = f"has no metric {missing[0]}" if missing else f"has other fields than run {_title(rows[0])}"
             raise BadInput(f"run {_title(row)} {what}: it is of another family; name runs of one family.")
@@ -278,7 +280,8 @@ def _unlike(rows: Sequence[RunRow], metrics: Iterable[str], measured_by: Mapping
     reasons: dict[tuple[str, ...], list[str]] = {}
     for metric in metrics:
         fields = measured_by.get(metric, ())
-        differ = tuple(name for name in fields if len({repr(row.config.get(name)) for row in rows}) > 1)
+        measured = [row for row in rows if metric in row.metrics]
+        differ = tuple(name for name in fields if len({repr(row.config.get(name)) for row in measured}) > 1)
         if differ:
             reasons.setdefault(differ, []).append(metric)
     return [

@@ -101,6 +101,11 @@ def named(config: object, key: str) -> dict[str, str]:
     return pairs
 
 
+def listed(config: object, key: str) -> tuple[str, ...]:
+    """The names that a field holds, with commas between them."""
+    return tuple(name for name in (part.strip() for part in getattr(config, key).split(",")) if name)
+
+
 def absolute_reference(reference: str) -> str:
     """A reference to a model, made absolute if it is the path of a folder that is here."""
     path = Path(reference).expanduser()

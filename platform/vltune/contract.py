@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 
-from vltune.configuration import TrialConfig
+from vltune.configuration import TrialConfig, listed
 from vltune.drawings import Drawing
 from vltune.errors import BadInput, lookup
 
@@ -93,7 +93,7 @@ class Scores(NamedTuple):
     """What ``score`` makes of a whole split."""
 
     metrics: dict[str, float]
-    """Exactly the metrics that the family declares."""
+    """Exactly the metrics that the family ``measures``."""
     records: list[dict[str, float]]
     """The metrics that exist for single samples, and what further ones are made of, one dict a record, in the records'
     order."""
@@ -122,7 +122,10 @@ class Family(torch.nn.Module, ABC):
     name: ClassVar[str]
     Config: ClassVar[type[TrialConfig]]
     metrics: ClassVar[Mapping[str, Direction]]
-    """Every metric that ``score`` returns, and which way is better."""
+    """Every metric that ``score`` may return, and which way is better."""
+    asked_by: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Metric -> a field, and the name that it must hold among others, with commas between them: the metric exists only
+    where it was asked for so. Those that are not here exist always."""
     measured_by: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Metric -> fields that change what it measures. Trials in which they differ do not compare by it."""
     uses: ClassVar[Mapping[str, tuple[type["Family"], ...]]] = {}
@@ -140,6 +143,8 @@ class Family(torch.nn.Module, ABC):
     rehearsed: ClassVar[bool] = True
     """Whether a model is built once where the search is started, before any worker: what does not fit together is said
     at once then. Not for models that may be larger than that machine's memory."""
+    in_process: ClassVar[bool] = False
+    """Whether its trials run where the search was started, without a cluster: no model runs in them."""
     notes: tuple[str, ...] = ()
     """What the table must say about this very model, a line each."""
     cache: str = ""
@@ -153,6 +158,14 @@ class Family(torch.nn.Module, ABC):
         Raises:
             BadInput: the folder holds no data, or broken data.
         """
+
+    @classmethod
+    def measures(cls, config: Any) -> dict[str, Direction]:
+        """The metrics that ``score`` returns for a configuration: all but those that it does not ask for."""
+        asked = cls.asked_by
+        return {
+            m: way for m, way in cls.metrics.items() if m not in asked or asked[m][1] in listed(config, asked[m][0])
+        }
 
     @classmethod
     @abstractmethod
@@ -368,6 +381,7 @@ class RunRow:
     metrics: Mapping[str, float]
     """Metrics of the best epoch."""
     parameters: int
+    """0: unknown, of a model that ran elsewhere."""
     seconds: float
     """Training and evaluation time."""
     notes: tuple[str, ...] = ()

@@ -58,12 +58,13 @@ def score_test_split(
     if file.exists():
         return TestScores(**json.loads(file.read_text()))
     cache = str(storage.absolute() / "cache")
-    model, config = models.read_model(folder, families, cache=cache)
-    place = config.data if data is None else str(Path(data).expanduser().absolute())
+    moved = "" if data is None else str(Path(data).expanduser().absolute())
+    model, config = models.read_model(folder, families, cache=cache, data=moved)
+    place = config.data
     if not Path(place).exists():
         raise NotFound(f"the data is not at {place}: give the folder where it lies now with --data.")
     config = config.find_sources(PromotedModels(storage))
-    opened = type(model).load(dataclasses.replace(config, data=place), cache)
+    opened = type(model).load(config, cache)
     if opened.hash != config.data_hash:
         raise BadInput(
             f"{place} is not what the trial was trained on: its content hash is {opened.hash[:12]}…, not "

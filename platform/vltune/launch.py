@@ -115,6 +115,7 @@ def resume(arguments: Namespace, screen: Screen) -> int:
         record = ledger.change(record.name, num_trials=arguments.trials)
     options = dataclasses.replace(
         _options(arguments),
+        in_process=found.family.in_process,
         concurrent=arguments.concurrent or record.concurrent or None,
         workers=record.workers,
         gpus_per_worker=record.gpus_per_worker,
@@ -178,12 +179,13 @@ def start(
     """Checks everything that can be checked before Ray starts, then runs; returns the exit code."""
     from vltune.ledger import Ledger, SearchRecord
     from vltune.library import PromotedModels
+    from vltune.objectives import columns_of, direction_of, measured_alike, unasked
     from vltune.population import with_constants
     from vltune.preflight import check_models, check_room, check_run_name, check_samples, check_seeds
     from vltune.search import run_name, versions
     from vltune.space import check, example
 
-    options = _options(arguments)
+    options = dataclasses.replace(_options(arguments), in_process=found.family.in_process)
     located = found.family.Config.with_absolute_paths
     pins, rows = located(pins), {key: located(row) for key, row in rows.items()}
     found = dataclasses.replace(found, rows=rows, base_row=found.base_row if found.base_row in rows else "")
@@ -193,7 +195,8 @@ def start(
     configs = check(found, pins=pins)
     check_seeds(found, configs, seeds=getattr(arguments, "seeds", 1))
     objective = str(pins.get("objective", found.objective))
-    direction = lookup(found.family.metrics, objective, "metric")
+    direction = direction_of(found.family, configs[0], objective)
+    measured = measured_alike(found.family, configs)
     # A cluster that will be joined may have GPUs that this machine has not.
     here = _gpus() if options.address is None else None
     check_room(configs, workers=options.workers, gpus_per_worker=options.gpus_per_worker, here=here)
@@ -228,7 +231,8 @@ def start(
         source=_source(found),
         question=found.question,
         family=found.family.name,
-        metrics=dict(found.family.metrics),
+        metrics=measured,
+        unasked=unasked(found.family, configs[0]),
         measured_by={metric: list(fields) for metric, fields in found.family.measured_by.items()},
         drawn_with=dict(found.family.drawn_with),
         objective=objective,
@@ -249,7 +253,7 @@ def start(
         population=dataclasses.asdict(found.population) if found.population else None,
         base_row=found.base_row,
         group_by=found.group_by,
-        columns=found.columns,
+        columns=columns_of(found, objective, configs),
         notes=tuple(note for note in (*opened.notes, found.note) if note),
         workers=options.workers,
         gpus_per_worker=options.gpus_per_worker,
@@ -343,7 +347,7 @@ def _drive(
         uid = document["schedule"][-1]["uid"]
         screen.say(f"the best member's schedule is in {options.storage / record.name / 'comparison' / 'schedule.md'}")
         screen.say(f"train it again: vltune rerun {uid}{storage_flag(options.storage)}")
-    if "best" in document:
+    if "best" in document and "parameters" in document["best"]["metrics"]:
         screen.say(f"promote the best: vltune promote {record.name}{storage_flag(options.storage)}")
     if not states["failed"]:
         return 0

@@ -136,7 +136,9 @@ class SearchRecord:
     data_hash: str
     family: str
     metrics: dict[str, Direction]
-    """The family's metrics, and which way each is better."""
+    """The metrics that its trials have, and which way each is better."""
+    unasked: dict[str, str] = field(default_factory=dict)
+    """The family's other metrics, which were not asked for -> the setting that asks for them."""
     measured_by: dict[str, list[str]] = field(default_factory=dict)
     """Metric -> fields that change what it measures."""
     drawn_with: dict[str, str] = field(default_factory=dict)
@@ -174,6 +176,18 @@ class SearchRecord:
     def directions(self) -> dict[str, Direction]:
         """All objectives, the first one first, and which way each is better."""
         return directions_of((self.objective, *self.further_objectives), self.metrics)
+
+    def check_measured(self, metric: str) -> None:
+        """Checks that the run was asked to measure a metric of its family.
+
+        Raises:
+            BadInput: it was not.
+        """
+        if metric in self.unasked:
+            raise BadInput(
+                f"the run {self.name!r} has no {metric}: it is measured only where a run is started with "
+                f"--set {self.unasked[metric]}."
+            )
 
     def title(self, trial: TrialRecord) -> str:
         """What people call a trial: its row and, where there are several, its seed."""

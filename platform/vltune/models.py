@@ -49,13 +49,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def read_model(folder: Path, families: Mapping[str, type[Family]], *, cache: str = "") -> tuple[Family, TrialConfig]:
+def read_model(
+    folder: Path, families: Mapping[str, type[Family]], *, cache: str = "", data: str = ""
+) -> tuple[Family, TrialConfig]:
     """The model of a committed folder, in evaluation mode on the CPU, and its configuration.
 
     Args:
         folder: a checkpoint, or a promoted model.
         families: where its class is found.
         cache: folder of the caches, for the models that it stands on where it does not carry them itself.
+        data: folder of the data set, where it has moved since; empty: where it was.
 
     Raises:
         BadInput: the folder holds no model.
@@ -65,7 +68,7 @@ def read_model(folder: Path, families: Mapping[str, type[Family]], *, cache: str
     record = read_record(folder)
     verify(folder, required=model_files(folder, record))
     family = lookup(families, record["family"], "model family")
-    config = family.Config.from_fields(record["config"])
+    config = family.Config.from_fields({**record["config"], **({"data": data} if data else {})})
     models = stood_on(family, config, cache=cache, beside=folder)
     model = family(config.without_sources(), read_assets(folder, record), models)
     model.cache = cache

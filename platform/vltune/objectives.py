@@ -4,8 +4,8 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from vltune.configuration import TrialConfig
-from vltune.contract import ENGINE_METRICS, Direction, Search
+from vltune.configuration import TrialConfig, listed
+from vltune.contract import ENGINE_METRICS, Direction, Family, Search
 from vltune.errors import BadInput, lookup
 
 
@@ -17,6 +17,60 @@ def directions_of(names: Iterable[str], metrics: Mapping[str, Direction]) -> dic
     """
     known: Mapping[str, Direction] = {**ENGINE_METRICS, **metrics}
     return {name: lookup(known, name, "metric") for name in names}
+
+
+def direction_of(family: type[Family], config: TrialConfig, metric: str) -> Direction:
+    """Which way a metric is better, of those that a configuration has measured.
+
+    Raises:
+        NotFound: the family has no such metric.
+        BadInput: it is not measured unless it is asked for.
+    """
+    direction = lookup(family.metrics, metric, "metric")
+    if metric not in family.measures(config):
+        raise BadInput(f"{metric} is measured only where it is asked for: say --set {unasked(family, config)[metric]}.")
+    return direction
+
+
+def unasked(family: type[Family], config: TrialConfig) -> dict[str, str]:
+    """The metrics of a family that a configuration does not ask for, and what would ask for each beside the others."""
+    measured = family.measures(config)
+    return {
+        metric: f"{key}={','.join((*listed(config, key), name))}"
+        for metric, (key, name) in family.asked_by.items()
+        if metric not in measured
+    }
+
+
+def measured_alike(family: type[Family], configs: Sequence[TrialConfig]) -> dict[str, Direction]:
+    """The metrics that all trials of a search have.
+
+    Raises:
+        BadInput: some have others than the rest.
+    """
+    first = family.measures(configs[0])
+    for config in configs:
+        if odd := sorted(family.measures(config).keys() ^ first.keys()):
+            key = family.asked_by[odd[0]][0]
+            raise BadInput(f"{odd[0]} is measured in some trials only: rows of one table need one {key}; set it once.")
+    return first
+
+
+def columns_of(search: Search, objective: str, configs: Sequence[TrialConfig]) -> tuple[str, ...]:
+    """The columns of a search's table: its own, as far as they are measured, and all that was asked for besides.
+
+    Args:
+        search: whose table it is.
+        objective: what it is after.
+        configs: configurations that may be trained.
+    """
+    family, measured = search.family, measured_alike(search.family, configs)
+    asked = [metric for metric in family.asked_by if metric in measured]
+    if not asked and not search.columns:
+        return ()
+    usual = (objective, *search.further_objectives, *(("val_loss",) if "val_loss" in measured else ()))
+    there = [name for name in search.columns or usual if name in measured or name not in family.metrics]
+    return tuple(dict.fromkeys((*there, *asked)))
 
 
 def pareto_front(points: Sequence[Sequence[float]], directions: Sequence[Direction]) -> list[bool]:
@@ -55,8 +109,8 @@ def with_objectives(search: Search, text: str) -> Search:
     return changed
 
 
-def check_objectives(search: Search, objective: str, configs: Iterable[TrialConfig]) -> None:
-    """Checks what a search with several objectives must keep to.
+def check_objectives(search: Search, objective: str, configs: Sequence[TrialConfig]) -> None:
+    """Checks that what a search is after is measured, and what several objectives must keep to.
 
     Args:
         search: whose ``further_objectives`` are known names.
@@ -64,8 +118,12 @@ def check_objectives(search: Search, objective: str, configs: Iterable[TrialConf
         configs: configurations that may be trained.
 
     Raises:
-        BadInput: an objective is named twice, one cannot be measured, or a pruner is asked for.
+        BadInput: an objective is named twice, one is not measured, or a pruner is asked for.
     """
+    for config in configs:
+        for name in (objective, *search.further_objectives):
+            if name in search.family.metrics:
+                direction_of(search.family, config, name)
     if not search.further_objectives:
         return
     _check_different(search, objective)

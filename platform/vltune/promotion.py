@@ -54,6 +54,11 @@ def promote(
         raise BadInput(f"the trial {trial.uid} is of the run {trial.search!r}, not of {run!r}.")
     if trial.state not in ("finished", "pruned"):
         raise BadInput(f"the trial {trial.uid} is {trial.state}: only a trial that came to its end is promoted.")
+    best = best_report(ledger.epochs(trial.uid))
+    if best is not None and "parameters" not in best.metrics:
+        raise BadInput(
+            f"the trial {trial.uid} holds captions that were written elsewhere: there is no model to promote."
+        )
     tracker = Tracker(storage)
     parent = tracker.find_parent(record.uid, search=record.search)
     run_id = parent and tracker.find_run(trial.uid, parent=parent)
@@ -87,7 +92,8 @@ def winner(ledger: Ledger, runs: Sequence[str], *, by: str = "") -> tuple[str, s
 
     Raises:
         NotFound: there is no such run, or it does not measure that.
-        BadInput: the runs are on different data, or after different objectives; no trial has finished.
+        BadInput: the runs are on different data, or after different objectives; one was not asked to measure that; no
+            trial has finished.
     """
     records = [ledger.search(run) for run in runs]
     first = records[0]
@@ -104,6 +110,7 @@ def winner(ledger: Ledger, runs: Sequence[str], *, by: str = "") -> tuple[str, s
         return first.name, best_trial(ledger, first.name).uid
     found = []
     for record in records:
+        record.check_measured(metric)
         sign = -1.0 if lookup(record.metrics, metric, f"metric of {record.name}") == "max" else 1.0
         seeds: dict[int, list[tuple[float, str]]] = {}
         for trial in ledger.trials(record.name):

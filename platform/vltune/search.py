@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +81,8 @@ class Options:
     gpus_per_worker: float | None = None
     threads: int | None = None
     isolate: bool = False
+    in_process: bool = False
+    """Runs trials in this process, without Ray: for those that run no model."""
 
 
 def versions() -> dict[str, str]:
@@ -117,14 +119,14 @@ def run(
         stack.enter_context(stoppable())
         room = None
         if fresh:  # entered only when there is room for it
-            room = stack.enter_context(_cluster(options, display))
+            room = None if options.in_process else stack.enter_context(_cluster(options, display))
             ledger.create_search(record)
         ledger.acquire(record.name)
         try:
             ledger.set_state(record.name, "running")
             with leased(ledger, record.name):
                 driver = _Driver(search, ledger, record, options=options, display=display)
-                if room is None and driver.has_work():
+                if room is None and driver.has_work() and not options.in_process:
                     room = stack.enter_context(_cluster(options, display))
                 driver.run(room)
             ledger.set_state(record.name, "finished")
@@ -136,6 +138,10 @@ def run(
             raise
         finally:
             ledger.release(record.name)
+
+
+_HERE = cluster.Shares(concurrent=1, workers=1, threads=1, cpus_per_worker=1.0, gpus_per_worker=0.0)
+"""What trials in this process have."""
 
 
 @dataclass(frozen=True)
@@ -230,15 +236,17 @@ class _Driver:
         self.sender.start()
         try:
             if room is not None:
-                self._train(room)
+                self._train(room.shares, lambda: self._tune(room))
+            elif self.options.in_process and self.has_work():
+                self._train(_HERE, self._run_here)
             self._note_illustrations()
             self._sum_up()
         finally:
             with SIGNALS.undisturbed():
                 self._flush()
 
-    def _train(self, room: _Room) -> None:
-        shares = self.shares = room.shares
+    def _train(self, shares: cluster.Shares, work: Callable[[], None]) -> None:
+        self.shares = shares
         self.record = self.ledger.change(
             self.record.name,
             concurrent=shares.concurrent,
@@ -254,7 +262,7 @@ class _Driver:
             best=self._best(trials),
         )
         try:
-            self._tune(room)
+            work()
         finally:
             self.display.close()
         if self.cause is not None:
@@ -326,6 +334,13 @@ class _Driver:
         self.study.add_points(points, known=known)
         if whole < wanted:
             self.record = self.ledger.change(self.record.name, num_trials=whole)
+
+    def _run_here(self) -> None:
+        from vltune.in_process import run_trials_here
+
+        cache = self.options.storage.absolute() / "cache"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        run_trials_here(self, family=self.search.family, cache=cache, threads=self.shares.threads)
 
     # -- Tune's side
 

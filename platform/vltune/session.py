@@ -298,7 +298,7 @@ def _train_one(trial: dict[str, Any], runtime: _WorkerRuntime, options: SessionO
         )
         fit(assignment, runtime)
     except Exception as error:
-        text = _one_line(error, Path(trial["folder"]))
+        text = failure_text(error, Path(trial["folder"]))
         ray.get(runtime.mailbox.fail.remote(runtime.number, runtime.attempt, text))
         if runtime.world_size > 1 or not _leaves_process_sound(error):
             raise  # Train replaces the workers; the trial itself is over
@@ -315,8 +315,8 @@ def _leaves_process_sound(error: Exception) -> bool:
     return not isinstance(error, torch.AcceleratorError) and "CUDA error" not in str(error)
 
 
-def _one_line(error: Exception, folder: Path) -> str:
-    """The cause in one line; the traceback goes into a file beside the trial unless the text says all."""
+def failure_text(error: Exception, folder: Path) -> str:
+    """Why a trial failed, in one line; the traceback goes into a file beside it unless the text says all."""
     text = " ".join(str(error).split())[:400]
     if isinstance(error, BadInput | TrainingFailure):
         return text

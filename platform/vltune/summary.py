@@ -86,7 +86,7 @@ def _row(
         epochs=epochs[-1].epoch if epochs else 0,
         best_epoch=best.epoch if best else 0,
         metrics=dict(best.metrics) if best else {},
-        parameters=int(best.metrics["parameters"]) if best else 0,
+        parameters=int(best.metrics.get("parameters", 0)) if best else 0,
         seconds=seconds,
         notes=tuple(notes),
         error=trial.error,
@@ -162,15 +162,18 @@ def table(
 def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: str) -> dict[str, Any]:
     """What a table of these runs has: the first run's wishes, or, over several families, what all of them have."""
     first = records[0]
+    for record in records:
+        record.check_measured(sort_by)
     notes = [*dict.fromkeys(note for record in records for note in record.notes), *_shared_notes(rows)]
     if all(record.family == first.family for record in records):
         return {
             "objective": first.objective,
             "further_objectives": first.further_objectives,
-            "directions": first.metrics,
+            "directions": {metric: way for record in records for metric, way in record.metrics.items()},
+            "optional": {m for record in records for m in record.metrics if any(m not in r.metrics for r in records)},
             "base_row": first.base_row if first.base_row in {row.name for row in rows} else "",
             "group_by": first.group_by,
-            "columns": first.columns,
+            "columns": _columns(records),
             "parameters": "all" if first.population else "auto",  # all its rows have names, which say nothing of values
             "measured_by": first.measured_by,
             "drawn_with": first.drawn_with,
@@ -197,6 +200,14 @@ def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: s
         "drawn_with": {metric: text for record in records for metric, text in record.drawn_with.items()},
         "notes": notes,
     }
+
+
+def _columns(records: Sequence[SearchRecord]) -> tuple[str, ...]:
+    """The first run's columns, and what only others were asked to measure."""
+    first = records[0]
+    others = [name for record in records for name in record.columns if name in record.metrics.keys() - first.metrics]
+    usual = first.columns or (first.objective, *(["val_loss"] if "val_loss" in first.metrics else []))
+    return tuple(dict.fromkeys((*usual, *others))) if others else first.columns
 
 
 def _beside_the_search(record: SearchRecord, rows: Sequence[RunRow], notes: Sequence[str]) -> dict[str, Any]:

@@ -39,8 +39,9 @@ from vltune.contract import (
     is_better,
 )
 from vltune.devices import cpu_has_bf16, peak_memory, reset_peak_memory, to_device, wide
-from vltune.errors import BadInput, TrainingFailure, lookup
+from vltune.errors import BadInput, TrainingFailure
 from vltune.illustrations import FOLDER, illustrate
+from vltune.objectives import direction_of
 from vltune.optimization import (
     add_penalties,
     build_optimizer,
@@ -111,7 +112,7 @@ class _Fit:
         self.trial, self.config, self.runtime, self.monitor = trial, trial.config, runtime, monitor
         self.parent = trial.folder / "checkpoints"
         self.notes: list[str] = list(trial.record.get("notes", ()))
-        self.direction: Direction = lookup(trial.family.metrics, self.config.objective, "metric")
+        self.direction: Direction = direction_of(trial.family, self.config, self.config.objective)
         self.reports: list[dict[str, Any]] = []
         self.sampled = 0
         self.progress = Progress()
@@ -407,9 +408,12 @@ class _Fit:
             finished=last,
         )
         notes = [*self.notes, f"stopped early after epoch {epoch} of {config.epochs}"] if early else self.notes
-        metrics["samples_seen"] = epoch * len(self.training)
-        metrics["parameters"] = sum(p.numel() for p in self.model.parameters())
-        metrics["trainable_parameters"] = sum(p.numel() for p in self.trainable)
+        if any(True for _ in self.model.parameters()):
+            metrics["samples_seen"] = epoch * len(self.training)
+            metrics["parameters"] = sum(p.numel() for p in self.model.parameters())
+            metrics["trainable_parameters"] = sum(p.numel() for p in self.trainable)
+        else:  # what is evaluated was made elsewhere: nobody knows what it took
+            del metrics["training_seconds"], metrics["peak_memory_mb"], metrics[latency.KEY]
         report = EpochReport(
             epoch=epoch,
             metrics=metrics,

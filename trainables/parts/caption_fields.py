@@ -15,6 +15,7 @@ from trainables.parts.decoding_fields import DecodingConfig
 from trainables.parts.losses import LOSSES, build_loss
 from trainables.parts.metrics import drawn_bleu, drawn_token_metrics, score_captions, token_metrics
 from trainables.parts.scheduled_sampling import draw_replaced, with_own_words
+from trainables.parts.scoring_fields import FURTHER_DRAWN_WITH, FURTHER_METRICS
 from trainables.parts.text import PADDING, SMALLEST_BYTE_PAIR, TOKENS, CaptionTokenizer
 from trainables.parts.transformer import ACTIVATIONS, POSITIONS
 from vltune.configuration import in_range, one_of, only_with
@@ -30,8 +31,9 @@ METRICS: dict[str, Direction] = {
     **dict.fromkeys(("val_loss", "perplexity"), "min"),
     **dict.fromkeys(("token_accuracy", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider"), "max"),
     **dict.fromkeys(("rouge_l", "rouge_l_precision", "rouge_l_recall", "rouge_l_f1"), "max"),
+    **FURTHER_METRICS,
 }
-"""What is measured of captions, and which way is better."""
+"""What is measured of captions, the further metrics where they are asked for, and which way is better."""
 
 TOKEN_METRICS = ("val_loss", "perplexity", "token_accuracy")
 """Those that count tokens: the vocabulary and the longest caption decide which."""
@@ -224,7 +226,7 @@ def token_records(
     ]
 
 
-DRAWN_WITH = {"cider": "document frequencies stay those of the whole split"}
+DRAWN_WITH = {"cider": "document frequencies stay those of the whole split", **FURTHER_DRAWN_WITH}
 """``Family.drawn_with`` of families that caption."""
 
 

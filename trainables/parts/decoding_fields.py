@@ -1,6 +1,7 @@
 """The fields that say how captions are written, and the writing."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trainables.parts.generation import Stepper, beam, greedy, sample
-from vltune.configuration import TrialConfig, in_range, one_of, only_with
-from vltune.contract import Draws
+from trainables.parts.scoring_fields import ScoringConfig, asks_for
+from vltune.configuration import in_range, one_of, only_with, unchecked
+from vltune.contract import Draws, Record
 
 DECODINGS = tuple(f.__name__ for f in (greedy, beam, sample))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodingConfig(TrialConfig):
+class DecodingConfig(ScoringConfig):
     """How captions are written."""
 
     max_tokens: int = 30
@@ -29,7 +31,8 @@ class DecodingConfig(TrialConfig):
     length_penalty: float = 1.0
     """``beam``: captions compare by log-probability / length**length_penalty. At least 0."""
     top_k: int = 0
-    """``sample``: draws from this many likeliest words; 0: from all."""
+    """``sample``: draws from this many likeliest words; 0: from all. The further metric ``samples`` draws with this and
+    with the next two as well."""
     top_p: float = 1.0
     """``sample``: draws from the fewest likeliest words whose probabilities sum to this (nucleus sampling,
     https://arxiv.org/abs/1904.09751); 1: from all. In (0, 1]."""
@@ -51,13 +54,44 @@ class DecodingConfig(TrialConfig):
         in_range(self, "top_p", 0, 1, above=True)
         for key in ("temperature", "repetition_penalty"):
             in_range(self, key, 0, above=True)
-        only_with(self, DECODED_WITH)
+        sampled = asks_for(self, "samples")
+        only_with(self, {k: v for k, v in DECODED_WITH.items() if not (sampled and v[1] == ("sample",))})
 
 
-def decoding_uniforms(config: DecodingConfig, ids: Sequence[str]) -> Float[Tensor, "pictures max_tokens"]:
+def decoding_uniforms(
+    config: DecodingConfig, ids: Sequence[str], *, purpose: str = "decoding"
+) -> Float[Tensor, "pictures max_tokens"]:
     """What ``sample`` draws with: the same in each epoch, so that captions of different epochs can be compared."""
-    drawn = [Draws(config.seed, 0).generator(i, "decoding").random(config.max_tokens, np.float32) for i in ids]
+    drawn = [Draws(config.seed, 0).generator(i, purpose).random(config.max_tokens, np.float32) for i in ids]
     return torch.from_numpy(np.stack(drawn))
+
+
+def sampled_captions(
+    config: DecodingConfig,
+    ids: Sequence[str],
+    write: Callable[[Any, Float[Tensor, "pictures max_tokens"]], Sequence[str]],
+) -> list[list[str]]:
+    """The captions of each picture that the further metric ``samples`` scores; none where it was not asked for.
+
+    What each is drawn with is a function of the seed, the picture's id and the number of the sample.
+
+    Args:
+        config: how many, and how boldly they are drawn.
+        ids: of the pictures.
+        write: writes a caption for each picture, given settings that sample and what is drawn with.
+    """
+    if not asks_for(config, "samples"):
+        return [[] for _ in ids]
+    with unchecked():  # a beam's own settings mean nothing here
+        settings = dataclasses.replace(config, decoding="sample")
+    numbers = range(config.samples_per_picture)
+    rounds = [write(settings, decoding_uniforms(config, ids, purpose=f"sample {number}")) for number in numbers]
+    return [[*texts] for texts in zip(*rounds, strict=True)]
+
+
+def with_samples(records: Sequence[Record], samples: Sequence[Sequence[str]]) -> list[Record]:
+    """Records with the captions that were sampled, where there are any."""
+    return [{**r, "samples": [*texts]} if texts else r for r, texts in zip(records, samples, strict=True)]
 
 
 def write_captions(

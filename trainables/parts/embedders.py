@@ -88,11 +88,12 @@ class PromotedEmbedder(Embedder):
 class HubEmbedder(Embedder):
     """A dual encoder of the transformers library, such as CLIP or SigLIP, with its own processor and tokenizer."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, field: str = "embedder") -> None:
         """Loads the model.
 
         Args:
             folder: its files, as ``hub_folder`` gives it.
+            field: that names it, for the errors.
 
         Raises:
             BadInput: they hold no dual encoder.
@@ -101,9 +102,9 @@ class HubEmbedder(Embedder):
 
         super().__init__()
         self.model = load_foreign(transformers.AutoModel, folder)
-        self.picture_size = processed_size(folder)
-        self._processor = _read(transformers.AutoImageProcessor, folder, "image processor")
-        self._tokenizer = _read(transformers.AutoTokenizer, folder, "tokenizer")
+        self.picture_size = processed_size(folder, field=field)
+        self._processor = _read(transformers.AutoImageProcessor, folder, "image processor", field)
+        self._tokenizer = _read(transformers.AutoTokenizer, folder, "tokenizer", field)
         self._max_tokens = self.model.config.text_config.max_position_embeddings
         self.requires_grad_(requires_grad=False)
         self.eval()
@@ -111,9 +112,9 @@ class HubEmbedder(Embedder):
         try:
             self.width, also = self.encode_texts(["a"]).shape[1], self.encode_pictures(black).shape[1]
         except (AttributeError, TypeError) as error:  # it has no such methods, or they give something else
-            raise _no_embedder(folder, self.model.config.model_type) from error
+            raise _no_embedder(folder, self.model.config.model_type, field) from error
         if self.width != also:
-            raise _no_embedder(folder, self.model.config.model_type)
+            raise _no_embedder(folder, self.model.config.model_type, field)
 
     def _of_pictures(self, pictures: np.ndarray) -> Tensor:
         given = self._processor(images=[*pictures], input_data_format="channels_last", return_tensors="pt")
@@ -158,41 +159,45 @@ def embedded_size(embedder: str, *, promoted: str, cache: str) -> int:
     return int(read_record(shelved(cache, promoted))["config"]["picture_size"])
 
 
-def processed_size(folder: Path) -> int:
+def processed_size(folder: Path, *, field: str = "embedder") -> int:
     """Side of the pictures that a foreign model's processor makes, in pixels.
+
+    Args:
+        folder: of its files.
+        field: that names it, for the errors.
 
     Raises:
         BadInput: it is no dual encoder, or has no processor.
     """
     import transformers  # slow to import
 
-    config = _read(transformers.AutoConfig, folder, "model")
+    config = _read(transformers.AutoConfig, folder, "model", field)
     if not all(hasattr(config, f"{part}_config") for part in ("text", "vision")):
-        raise _no_embedder(folder, config.model_type)
-    processor = _read(transformers.AutoImageProcessor, folder, "image processor")
+        raise _no_embedder(folder, config.model_type, field)
+    processor = _read(transformers.AutoImageProcessor, folder, "image processor", field)
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
     if not size:  # SigLIP 2 NaFlex
         raise BadInput(
-            f"embedder={str(folder)!r} takes pictures of many sizes; take one of a fixed size, such as "
+            f"{field}={str(folder)!r} takes pictures of many sizes; take one of a fixed size, such as "
             "google/siglip2-base-patch16-224."
         )
     return int(size["height"] if "height" in size else size["shortest_edge"])
 
 
-def _no_embedder(folder: Path, kind: str) -> BadInput:
+def _no_embedder(folder: Path, kind: str, field: str) -> BadInput:
     return BadInput(
-        f"embedder={str(folder)!r}: a {kind!r} does not embed pictures and texts in one space; take one such as CLIP "
+        f"{field}={str(folder)!r}: a {kind!r} does not embed pictures and texts in one space; take one such as CLIP "
         f"or SigLIP, or a promoted retrieval model."
     )
 
 
-def _read(kind: Any, folder: Path, what: str) -> Any:
+def _read(kind: Any, folder: Path, what: str, field: str) -> Any:
     try:  # anything: the files are as people left them
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         reason = " ".join(str(error).split(".")[0].split())[:160]
         raise BadInput(
-            f"embedder={str(folder)!r} has no {what} that can be read ({reason}); complete the files."
+            f"{field}={str(folder)!r} has no {what} that can be read ({reason}); complete the files."
         ) from error
 
 

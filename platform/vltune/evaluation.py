@@ -1,0 +1,85 @@
+"""What scores captions that another program has written: ``evaluate``.
+
+The function takes the parsed arguments and a ``Screen``, returns the exit code, and imports what it needs itself.
+"""
+
+import dataclasses
+import re
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vltune.errors import BadInput, NotFound
+from vltune.launch import start
+from vltune.screen import Screen
+
+if TYPE_CHECKING:
+    from vltune.contract import Search
+
+_ASKED = "further_metrics"
+_ROOM = 50
+"""Letters of a file's name that a run may be called by."""
+
+
+def evaluate(arguments: Namespace, screen: Screen) -> int:
+    """Scores a results file: on the validation split as a run that compares with others, on the test split for show."""
+    from search_spaces import SEARCHES
+    from vltune.ledger import Ledger
+    from vltune.search import run_name
+    from vltune.space import load_search, parse_pins
+
+    found = load_search("predictions", SEARCHES)
+    pins = parse_pins(arguments.set, found.family.Config)
+    if arguments.metrics and _ASKED in pins:
+        raise BadInput(f"--metrics and --set {_ASKED}=… both say what is measured; give one of them.")
+    pins |= {"predictions": arguments.predictions, **({_ASKED: arguments.metrics} if arguments.metrics else {})}
+    if not Path(arguments.data).expanduser().exists():
+        raise NotFound(f"--data {arguments.data}: there is no such folder; give the folder of a data set.")
+    if arguments.split == "test":
+        return _show_test(found, pins, arguments, screen)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(arguments.predictions).stem).lstrip("._-")[:_ROOM] or found.name
+    name = arguments.name if arguments.name is not None else run_name(Ledger.of(arguments.storage), stem)
+    arguments.address = None
+    return start(found, arguments, screen, space=found.name, name=name, pins=pins, rows={name: {}})
+
+
+def _show_test(found: "Search", pins: dict[str, Any], arguments: Namespace, screen: Screen) -> int:
+    """Scores the test split. Nothing is written down that could order a table, or choose."""
+    from trainables.predictions import CAPTIONS, Predictions
+    from vltune.console import grid_text
+    from vltune.library import PromotedModels
+    from vltune.space import example
+    from vltune.statistics import interval, resample
+    from vltune.train import evaluate as score
+
+    if arguments.name is not None:
+        raise BadInput("--name names a run, and --split test makes none: leave one of them out.")
+    family, cache = found.family, str(arguments.storage.absolute() / "cache")
+    config: Any = example(found, pins=family.Config.with_absolute_paths(pins))
+    config = dataclasses.replace(config, data=str(Path(arguments.data).expanduser().absolute()))
+    config = config.find_sources(PromotedModels(arguments.storage))
+    data = family.load(config, cache)
+    config = dataclasses.replace(config, data_hash=data.hash)
+    model: Any = family(config, {CAPTIONS: Predictions.captions_of(config, data, split="test")})
+    model.cache = cache
+    scores, records = score(model, data.splits["test"], batch_size=config.batch_size)
+    drawn = resample(scores, [str(record["id"]) for record in records]).values
+    rows = []
+    for name, value in scores.metrics.items():
+        between = interval(drawn[name]) if name in drawn else None
+        low, high = between or (None, None)
+        rows.append({"metric": name, "value": value, "low": low, "high": high})
+    shown = [
+        {
+            "metric": row["metric"],
+            "value": f"{row['value']:.4f}",
+            "95 % interval": "" if row["low"] is None else f"[{row['low']:.4f}, {row['high']:.4f}]",
+        }
+        for row in rows
+    ]
+    about = f"test split of data {data.hash[:12]}, {len(records)} pictures; this makes no row of a table."
+    screen.result(
+        f"{grid_text(shown, width=screen.width)}\n{about}",
+        {"split": "test", "data_hash": data.hash, "pictures": len(records), "metrics": rows},
+    )
+    return 0
