@@ -256,7 +256,7 @@ class Capdec(Family):
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each; the gap, over all of them."""
-        captions = score_records(records)
+        captions = score_records(records, cache=self.cache)
         metrics, each = captions.metrics, captions.records
         nll, tokens = (sum(r[key] for r in records) for key in ("text_nll", "text_tokens"))
         means = [np.mean([r[key] for r in records], 0, dtype=np.float64) for key in ("_picture", "_texts")]
