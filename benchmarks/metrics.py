@@ -2,8 +2,9 @@
 
 Both score the same captions of the same pictures in one process, in turns, from the second evaluation on: references
 stay, as in training, and captions are new each time, so that nothing remembered of earlier ones helps. Real captions
-are read from a file of Flickr8k (``captions_text_only.txt``: ``image,caption``). A caption to score is the first half
-of one of the picture's own and the second half of another picture's, which scores like a middling captioner.
+are read from a file of Flickr8k (``image,caption``); without one they are those of generated pictures, which are plain
+and short, so that less is tokenised. A caption to score is the first half of one of the picture's own and the second
+half of another picture's, which scores like a middling captioner.
 
 pycocoevalcap tokenises references and captions anew at each evaluation, two starts of Java, and counts all n-grams
 again; its METEOR is started once, as here. In ours time goes into starting Java for the captions' tokens, then into
@@ -11,15 +12,17 @@ counting their n-grams; with METEOR nearly all of it is the program's own work: 
 fifth each for normalising text and for paraphrases, a tenth for stems. It is given all lines at once and asked for
 statistics only: pycocoevalcap waits for each answer, and then has it read all statistics again for the scores.
 
-    python benchmarks/metrics.py captions_text_only.txt [--pictures 5000] [--repeats 5]
+    python benchmarks/metrics.py [CAPTIONS.txt] [--pictures 5000] [--repeats 5]
 """
 
 import argparse
 import csv
+import json
 import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -35,8 +38,17 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from trainables.parts.meteor import score_meteor
 from trainables.parts.metrics import score_captions
+from trainables.parts.scenes import write_scenes
 
 NAMES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider", "rouge_l", "meteor")
+
+
+def generated(*, pictures: int) -> list[list[str]]:
+    """Five captions of each generated picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_scenes(folder, pictures=pictures, picture_size=16)
+        images = json.loads(Path(folder, "dataset_coco.json").read_text(encoding="utf-8"))["images"]
+    return [[sentence["raw"] for sentence in image["sentences"]] for image in images]
 
 
 def read(path: Path, *, pictures: int) -> list[list[str]]:
@@ -106,11 +118,14 @@ def check_equal(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float
 def main() -> None:
     """Prints seconds and ratios; fails where scores differ."""
     parser = argparse.ArgumentParser(description="Measures how fast captions are scored, beside pycocoevalcap.")
-    parser.add_argument("captions", type=Path, help="Flickr8k's captions: image,caption")
+    parser.add_argument(
+        "captions", nargs="?", type=Path, help="captions as Flickr8k's file has them; else generated ones"
+    )
     parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=5, help="evaluations that are measured, after a first one")
     arguments = parser.parse_args()
-    references = read(arguments.captions, pictures=arguments.pictures)
+    pictures = arguments.pictures
+    references = read(arguments.captions, pictures=pictures) if arguments.captions else generated(pictures=pictures)
     print(f"{len(references)} pictures with five references; captions are new in each evaluation", flush=True)
     peer, times = Peer(), []
     for repeat in range(arguments.repeats + 1):
