@@ -221,9 +221,15 @@ def test_what_was_scored_before_is_remembered(program, tmp_path, monkeypatch):
 
 def test_what_hangs_or_dies_is_said_and_started_anew(program, monkeypatch):
     program("import time; time.sleep(60)")
-    with pytest.raises(TrainingFailure, match=r"^METEOR did not answer in 0.5 s and was stopped\.$"):
-        score_meteor(["a"], [["b"]], timeout=0.5)
+    with pytest.raises(TrainingFailure, match=r"^METEOR did not answer in 1 s and was stopped\.$"):
+        score_meteor(["a"], [["b"]], timeout=0.2)
     assert meteor._METEOR._process is None
+    # once it has answered, it is known to be awake
+    program(f"import sys, time\nsys.stdin.readline()\nprint('{LINE}', flush=True)\ntime.sleep(60)")
+    score_meteor(["first"], [["b"]])
+    with pytest.raises(TrainingFailure, match=r"^METEOR did not answer in 0.2 s and was stopped\.$"):
+        score_meteor(["second"], [["b"]], timeout=0.2)
+    meteor._REMEMBERED.clear()
     half = f"import sys\nsys.stdin.readline()\nprint('{LINE}', flush=True)\nprint('1 2', end='', flush=True)\n"
     program(f"{half}\nsys.exit('Exception in thread x: no memory')")
     with pytest.raises(TrainingFailure, match=r"^METEOR ended with exit status 1: Exception in thread x: no memory$"):

@@ -28,6 +28,8 @@ _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 weight of content words."""
 _WEIGHTS = np.array((1.0, 0.6, 0.8, 0.6))
 """Of words that match exactly, by their stem, as synonyms, as paraphrases."""
+_SLOW_START = 5
+"""So many times as patient until it has answered for the first time: on a busy machine its tables take minutes."""
 _NUMBERS = 23
 """In a line of the program's statistics."""
 _SUMMED = ("matched", "words", "reference_matched", "reference_words", "chunks", "aligned")
@@ -52,7 +54,8 @@ def score_meteor(
 
     Args:
         cache: folder where the references' tokens are kept; empty: in memory only.
-        timeout: seconds without any answer after which the program is killed. The next call starts it again.
+        timeout: seconds without any answer after which the program is killed, five times as many while it starts.
+            The next call starts it again.
 
     Raises:
         BadInput: no pictures, or a picture without references.
@@ -189,6 +192,7 @@ class _Meteor:
         return self._process
 
     def _exchange(self, text: bytes, answers: int, timeout: float) -> list[bytes]:
+        patience = timeout if self._process is not None else _SLOW_START * timeout
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -199,14 +203,15 @@ class _Meteor:
             selector.register(told, selectors.EVENT_READ)
             selector.register(given, selectors.EVENT_WRITE)
             while lines < answers:
-                ready = [key.fd for key, _ in selector.select(timeout)]
+                ready = [key.fd for key, _ in selector.select(patience)]
                 if not ready:
-                    raise TrainingFailure(f"METEOR did not answer in {timeout:g} s and was stopped.")
+                    raise TrainingFailure(f"METEOR did not answer in {patience:g} s and was stopped.")
                 if told in ready:
                     part = os.read(told, 1 << 16)
                     if not part:
                         raise self._ended(process)
                     parts.append(part)
+                    patience = timeout
                     lines += part.count(b"\n")
                 if given in ready:
                     try:
