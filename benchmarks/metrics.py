@@ -46,7 +46,7 @@ NAMES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider", "rouge_l", "meteor")
 def generated(*, pictures: int) -> list[list[str]]:
     """Five captions of each generated picture."""
     with tempfile.TemporaryDirectory() as folder:
-        write_scenes(folder, pictures=pictures, picture_size=16)
+        write_scenes(folder, pictures=pictures, picture_size=32)
         images = json.loads(Path(folder, "dataset_coco.json").read_text(encoding="utf-8"))["images"]
     return [[sentence["raw"] for sentence in image["sentences"]] for image in images]
 
