@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vltune.cache import Stored, stored, write_text
+from vltune.cache import Stored, kept_bytes, stored, write_text
 from vltune.errors import BadInput
 
 
@@ -182,3 +182,26 @@ def test_write_text_replaces_whole(tmp_path: Path) -> None:
     write_text(path, "two")
     assert path.read_text() == "two"
     assert [entry.name for entry in path.parent.iterdir()] == ["b.json"]
+
+
+def test_bytes_are_built_once_and_again_when_they_differ(tmp_path: Path) -> None:
+    built = []
+
+    def build() -> bytes:
+        built.append(1)
+        return b"content"
+
+    (tmp_path / ".k.bin.99.part").write_bytes(b"left by a killed process")
+    assert [kept_bytes(str(tmp_path), "k", build=build) for _ in range(2)] == [b"content"] * 2
+    assert len(built) == 1
+    assert not list(tmp_path.glob(".*.part"))
+    path = tmp_path / "k.bin"
+    path.write_bytes(path.read_bytes().replace(b"content", b"contend"))
+    assert kept_bytes(str(tmp_path), "k", build=build) == b"content"
+    assert len(built) == 2
+
+
+def test_bytes_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"k\.bin: the cache cannot be written \(File exists\); choose another\."):
+        kept_bytes(str(tmp_path / "file"), "k", build=lambda: b"")

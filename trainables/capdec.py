@@ -274,7 +274,7 @@ class Capdec(Family):
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each; the gap, over all of them."""
-        captions = with_further(score_records(records), records, self.config, cache=self.cache)
+        captions = with_further(score_records(records, cache=self.cache), records, self.config, cache=self.cache)
         metrics, each = captions.metrics, captions.records
         nll, tokens = (sum(r[key] for r in records) for key in ("text_nll", "text_tokens"))
         means = [np.mean([r[key] for r in records], 0, dtype=np.float64) for key in ("_picture", "_texts")]

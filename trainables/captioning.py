@@ -154,7 +154,7 @@ class Captioning(Family):
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each."""
-        return with_further(score_records(records), records, self.config, cache=self.cache)
+        return with_further(score_records(records, cache=self.cache), records, self.config, cache=self.cache)
 
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
         """Good and bad captions, and where the decoder looked for each word."""

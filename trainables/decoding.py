@@ -156,7 +156,8 @@ class Decoding(Family):
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics, the captions' mean length in words, and the share of captions that are unlike all others."""
         texts = [self._without_prompt(r["caption"]) for r in records]
-        whole, each = score_captions(texts, [r.get("references", ()) for r in records])
+        references = [r.get("references", ()) for r in records]
+        whole, each = score_captions(texts, references, cache=self.cache)
         lengths = [len(text.split()) for text in texts]
         whole["caption_length"] = sum(lengths) / len(lengths)
         whole["distinct_captions"] = len(set(texts)) / len(texts)

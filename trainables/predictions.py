@@ -131,7 +131,8 @@ class Predictions(Family):
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics, over all pictures and for each."""
-        whole, each = score_captions([r["caption"] for r in records], [r.get("references", ()) for r in records])
+        captions, references = ([r["caption"] for r in records], [r.get("references", ()) for r in records])
+        whole, each = score_captions(captions, references, cache=self.cache)
         scores = Scores(whole, each, lambda counts: drawn_bleu(counts, each))
         return with_further(scores, records, self.config, cache=self.cache)
 

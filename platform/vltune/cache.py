@@ -1,5 +1,6 @@
 """Memory-mapped Arrow files that all processes of a node share: built once, read without copying."""
 
+import hashlib
 import json
 import os
 import re
@@ -95,13 +96,56 @@ def stored(
     return found
 
 
+def kept_bytes(folder: str, key: str, *, build: Callable[[], bytes]) -> bytes:
+    """Bytes kept under a content key; built when they are not there, or differ from what was written.
+
+    Whoever comes first builds under a file lock, the others wait and read the same file.
+
+    Args:
+        folder: folder of the cache, created when missing.
+        key: names the content, so that equal keys mean equal bytes: letters, digits, ``-``, ``_``.
+
+    Raises:
+        BadInput: the folder cannot be written, or the disk is full.
+    """
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", key), key
+    path = Path(folder) / f"{key}.bin"
+    found = _kept(path)
+    if found is not None:
+        return found
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            found = _kept(path)
+            if found is None:
+                _sweep(path)
+                found = build()
+                _write(path, hashlib.sha256(found).digest() + found)
+    except OSError as error:
+        raise BadInput(f"{path}: the cache cannot be written ({error.strerror or error}); choose another.") from error
+    return found
+
+
+def _kept(path: Path) -> bytes | None:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    size = hashlib.sha256().digest_size
+    return data[size:] if hashlib.sha256(data[size:]).digest() == data[:size] else None
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all, whatever happens meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, text.encode())
+
+
+def _write(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -110,9 +154,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _build(path: Path, schema: pa.Schema, rows: int, build: Callable[[], Iterable[tuple[np.ndarray, str]]]) -> None:
-    # The lock is ours: whatever lies here under a temporary name was left by a process that died.
-    for rest in path.parent.glob(f".{path.name}.*.part"):
-        rest.unlink(missing_ok=True)
+    _sweep(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     kind = schema.field("row").type
     shape, dtype = tuple(kind.shape), kind.value_type.to_pandas_dtype()
@@ -145,6 +187,12 @@ def _build(path: Path, schema: pa.Schema, rows: int, build: Callable[[], Iterabl
         os.close(folder)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """The lock is ours: whatever lies here under a temporary name was left by a process that died."""
+    for rest in path.parent.glob(f".{path.name}.*.part"):
+        rest.unlink(missing_ok=True)
 
 
 def _batch(schema: pa.Schema, buffer: np.ndarray, remarks: list[str]) -> pa.RecordBatch:

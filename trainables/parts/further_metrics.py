@@ -29,7 +29,7 @@ def meteor(given: Captioned) -> Scores:
     """METEOR."""
     from trainables.parts.meteor import score_meteor  # starts Java
 
-    return score_meteor(given.captions, given.references)
+    return score_meteor(given.captions, given.references, cache=given.cache)
 
 
 def spice(given: Captioned) -> Scores:

@@ -1,19 +1,16 @@
 """Scores of captions against references: BLEU, CIDEr, ROUGE-L; and what the loss of tokens says."""
 
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from trainables.parts.ptb import ptb_tokenize
+from trainables.parts.references import ORDERS, Counts, Order, References, count_ngrams, pair_key, reference_statistics
 from trainables.parts.resampling import drawn_sums
-from vltune.errors import BadInput
 
-_ORDERS = 4
 _SIGMA = 6.0
 """CIDEr: width of the Gaussian that punishes a difference in length."""
 _BETA = 1.2
@@ -21,7 +18,7 @@ _BETA = 1.2
 
 
 def score_captions(
-    captions: Sequence[str], references: Sequence[Sequence[str]]
+    captions: Sequence[str], references: Sequence[Sequence[str]], *, cache: str = ""
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Scores a caption for each picture against the picture's references, over all pictures and for each.
 
@@ -38,24 +35,22 @@ def score_captions(
     subsequence over the words of the caption, recall over the words of the reference, F1 has beta 1; of a picture's
     references the one with the greatest F1 counts (the first of equals), and the whole is the mean over pictures.
 
+    Args:
+        cache: folder where what is computed of the references is kept; empty: in memory only.
+
     Raises:
-        BadInput: no pictures, or a picture without references.
+        BadInput: no pictures, a picture without references, or a folder that cannot be written.
         TrainingFailure: the tokenizer cannot run.
     """
-    assert len(captions) == len(references), "one caption for each picture"
-    if not captions:
-        raise BadInput("no captions to score: the split has no pictures.")
-    if missing := [str(index) for index, texts in enumerate(references) if not texts]:
-        raise BadInput(f"picture {missing[0]} of the split has no reference caption: every scored picture needs one.")
-    statistics = _statistics(tuple(map(tuple, references)))
+    statistics = reference_statistics(captions, references, cache=cache)
     tokens = ptb_tokenize(captions)
-    counts = _counts(tokens, statistics.words, statistics.tables)
+    counts = count_ngrams(tokens, statistics.words, statistics.tables)
     bleu, bleus, sums = _bleu(tokens, counts, statistics)
-    each = {f"bleu_{order}": bleus[order - 1] for order in range(1, _ORDERS + 1)}
+    each = {f"bleu_{order}": bleus[order - 1] for order in range(1, ORDERS + 1)}
     each["cider"] = _cider(counts, statistics)
     each |= _rouge(tokens, statistics)
     whole = {name: float(values.mean()) for name, values in each.items()}
-    whole |= {f"bleu_{order}": bleu[order - 1] for order in range(1, _ORDERS + 1)}
+    whole |= {f"bleu_{order}": bleu[order - 1] for order in range(1, ORDERS + 1)}
     each |= sums
     rows = zip(*(values.tolist() for values in each.values()), strict=True)
     return whole, [dict(zip(each, row, strict=True)) for row in rows]
@@ -70,10 +65,10 @@ def drawn_bleu(
         counts: how often each picture was drawn.
         records: of all pictures.
     """
-    names = [f"bleu_matched_{order}" for order in range(1, _ORDERS + 1)]
+    names = [f"bleu_matched_{order}" for order in range(1, ORDERS + 1)]
     words, nearest, *matched = drawn_sums(counts, records, "bleu_words", "bleu_nearest", *names)
     lengths = np.array([record["bleu_words"] for record in records])
-    possible = [counts @ np.maximum(0.0, lengths - order) for order in range(_ORDERS)]
+    possible = [counts @ np.maximum(0.0, lengths - order) for order in range(ORDERS)]
     found = _bleu_formula(matched, possible, words, nearest)
     return {f"bleu_{order}": values for order, values in enumerate(found, 1)}
 
@@ -101,136 +96,9 @@ def drawn_token_metrics(
         return {"val_loss": loss, "perplexity": np.exp(loss), "token_accuracy": correct / tokens}
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """How often each n-gram of one order stands in each text; one entry for a text and an n-gram of it."""
-
-    text: np.ndarray
-    gram: np.ndarray
-    times: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Order:
-    """The references' n-grams of one order."""
-
-    pairs: np.ndarray
-    """Sorted keys of (picture, n-gram)."""
-    most: np.ndarray
-    """For each pair: the greatest count of the n-gram in one reference of the picture."""
-    start: np.ndarray
-    """For each pair: where its entries start in ``entry_text`` and ``entry_weight``; one more at the end."""
-    entry_text: np.ndarray
-    entry_weight: np.ndarray
-    """CIDEr weight of the n-gram in the reference."""
-    idf: np.ndarray
-    """Of each n-gram."""
-    norm: np.ndarray
-    """Of each reference's vector."""
-
-
-@dataclass(frozen=True)
-class _References:
-    """All that the scores need of a split's references."""
-
-    words: dict[str, int]
-    tables: list[np.ndarray]
-    """For orders 2 to 4: the sorted keys (n-gram without its last word, last word); a key's place is its number."""
-    orders: list[_Order]
-    picture: np.ndarray
-    """Of each reference."""
-    bigrams: np.ndarray
-    """Of each reference: their number is what CIDEr calls its length."""
-    lengths: list[list[int]]
-    """For each picture, words of its references."""
-    rouge: list[tuple[dict[str, int], int, list[tuple[int, int]]]]
-    """For each picture: bit masks of where each word stands, ones at all places, (offset, words) of each reference."""
-
-
-@functools.lru_cache(maxsize=4)
-def _statistics(references: tuple[tuple[str, ...], ...]) -> _References:
-    """Computed once for a split: the references stay the same from epoch to epoch and from trial to trial."""
-    flat = ptb_tokenize([text for texts in references for text in texts])
-    picture = np.repeat(np.arange(len(references)), [len(texts) for texts in references])
-    words: dict[str, int] = {}
-    for text in flat:
-        for word in text.split():
-            words.setdefault(word, len(words))
-    tables: list[np.ndarray] = []
-    counts = _counts(flat, words, tables, grow=True)
-    sizes = [len(words), *map(len, tables)]
-    orders = [_order(count, picture, size, len(references)) for count, size in zip(counts, sizes, strict=True)]
-    bigrams = np.bincount(counts[1].text, counts[1].times, minlength=len(flat))
-    ends = np.cumsum([len(texts) for texts in references]).tolist()
-    groups = [flat[end - len(texts) : end] for end, texts in zip(ends, references, strict=True)]
-    lengths = [[len(text.split()) for text in group] for group in groups]
-    return _References(words, tables, orders, picture, bigrams, lengths, [_masks(group) for group in groups])
-
-
-def _order(counts: _Counts, picture: np.ndarray, size: int, pictures: int) -> _Order:
-    keys = _key(picture[counts.text], counts.gram)
-    order = np.argsort(keys, kind="stable")
-    pairs, start = np.unique(keys[order], return_index=True)
-    most = np.maximum.reduceat(counts.times[order], start) if len(start) else np.zeros(0)
-    seen = np.bincount(pairs & 0xFFFFFFFF, minlength=size)
-    idf = math.log(pictures) - np.log(np.maximum(1.0, seen))
-    weight = counts.times * idf[counts.gram]
-    norm = np.sqrt(np.bincount(counts.text, weight**2, minlength=len(picture)))
-    return _Order(pairs, most, np.append(start, len(keys)), counts.text[order], weight[order], idf, norm)
-
-
-def _key(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Two numbers below 2^31 and 2^32 as one that sorts by the first, then by the second."""
-    return (high.astype(np.int64) << 32) | low
-
-
-def _counts(
-    texts: Sequence[str], words: dict[str, int], tables: list[np.ndarray], *, grow: bool = False
-) -> list[_Counts]:
-    """Counts of n-grams for orders 1 to 4. Words and n-grams that the references lack get numbers above theirs.
-
-    Args:
-        grow: fills ``tables``, for the references.
-    """
-    split = [text.split() for text in texts]
-    foreign: dict[str, int] = {}
-    numbers = (
-        words[word] if word in words else foreign.setdefault(word, len(words) + len(foreign))
-        for line in split
-        for word in line
-    )
-    word = np.fromiter(numbers, np.int64)
-    text = np.repeat(np.arange(len(split)), [len(line) for line in split])
-    gram, result = word, [_counted(text, word)]
-    for order in range(2, _ORDERS + 1):
-        last = order - 1
-        inside = text[last:] == text[: max(len(text) - last, 0)]
-        # gram[i] is the n-gram of the order before that starts at place i
-        keys = _key(gram[: len(inside)], word[last:])
-        if grow:
-            tables.append(np.unique(keys[inside]))
-        gram = _numbers(keys, tables[order - 2])
-        result.append(_counted(text[: len(inside)][inside], gram[inside]))
-    return result
-
-
-def _numbers(keys: np.ndarray, table: np.ndarray) -> np.ndarray:
-    place = np.searchsorted(table, keys)
-    known = np.zeros(len(keys), bool)
-    within = place < len(table)
-    known[within] = table[place[within]] == keys[within]
-    place[~known] = len(table) + np.unique(keys[~known], return_inverse=True)[1]
-    return place
-
-
-def _counted(text: np.ndarray, gram: np.ndarray) -> _Counts:
-    keys, times = np.unique(_key(text, gram), return_counts=True)
-    return _Counts(keys >> 32, keys & 0xFFFFFFFF, times.astype(np.float64))
-
-
-def _matches(counts: _Counts, order: _Order) -> tuple[np.ndarray, np.ndarray]:
+def _matches(counts: Counts, order: Order) -> tuple[np.ndarray, np.ndarray]:
     """Which entries of the captions stand in a reference of the same picture, and at which pair."""
-    keys = _key(counts.text, counts.gram)
+    keys = pair_key(counts.text, counts.gram)
     place = np.searchsorted(order.pairs, keys)
     entry = np.flatnonzero(place < len(order.pairs))
     entry = entry[order.pairs[place[entry]] == keys[entry]]
@@ -238,7 +106,7 @@ def _matches(counts: _Counts, order: _Order) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bleu(
-    tokens: Sequence[str], counts: Sequence[_Counts], references: _References
+    tokens: Sequence[str], counts: Sequence[Counts], references: References
 ) -> tuple[list[float], list[np.ndarray], dict[str, np.ndarray]]:
     """Of all texts, of each, and what is summed over texts."""
     words = np.array([len(text.split()) for text in tokens], np.float64)
@@ -270,7 +138,7 @@ def _bleu_formula(matched: Sequence, possible: Sequence, words: Any, nearest: An
     return result
 
 
-def _cider(counts: Sequence[_Counts], references: _References) -> np.ndarray:
+def _cider(counts: Sequence[Counts], references: References) -> np.ndarray:
     pictures, texts = len(references.lengths), len(references.picture)
     bigrams = np.bincount(counts[1].text, counts[1].times, minlength=pictures)
     penalty = np.exp(-((bigrams[references.picture] - references.bigrams) ** 2) / (2 * _SIGMA**2))
@@ -290,20 +158,7 @@ def _cider(counts: Sequence[_Counts], references: _References) -> np.ndarray:
         value = np.bincount(order.entry_text[place], product, minlength=texts)
         scale = norm[references.picture] * order.norm
         total += np.divide(value, scale, out=np.zeros(texts), where=scale > 0) * penalty
-    return 10 / _ORDERS * np.bincount(references.picture, total) / np.bincount(references.picture)
-
-
-def _masks(texts: Sequence[str]) -> tuple[dict[str, int], int, list[tuple[int, int]]]:
-    masks: dict[str, int] = {}
-    ones, offset, spans = 0, 0, []
-    for text in texts:
-        words = text.split(" ")
-        for place, word in enumerate(words, offset):
-            masks[word] = masks.get(word, 0) | 1 << place
-        ones |= ((1 << len(words)) - 1) << offset
-        spans.append((offset, len(words)))
-        offset += len(words) + 1
-    return masks, ones, spans
+    return 10 / ORDERS * np.bincount(references.picture, total) / np.bincount(references.picture)
 
 
 def _common(words: Iterable[str], masks: dict[str, int], ones: int, spans: Sequence[tuple[int, int]]) -> list[int]:
@@ -318,7 +173,7 @@ def _common(words: Iterable[str], masks: dict[str, int], ones: int, spans: Seque
     return [length - (state >> offset & ((1 << length) - 1)).bit_count() for offset, length in spans]
 
 
-def _rouge(tokens: Sequence[str], references: _References) -> dict[str, np.ndarray]:
+def _rouge(tokens: Sequence[str], references: References) -> dict[str, np.ndarray]:
     rows = []
     for text, (masks, ones, spans) in zip(tokens, references.rouge, strict=True):
         words = text.split(" ")
