@@ -18,6 +18,7 @@ import torch.multiprocessing as mp
 from trainables import FAMILIES
 from trainables.parts.scenes import write_scenes
 from vltune import checkpoints
+from vltune.columns import read_records
 from vltune.configuration import TrialConfig
 from vltune.contract import Draws, EpochReport, Family
 from vltune.library import PromotedModels
@@ -332,6 +333,23 @@ def test_training_lowers_the_loss(name: str, trained: Callable[[str], tuple[Path
 def test_an_unknown_key_is_refused_with_the_nearest(name: str) -> None:
     with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
         FAMILIES[name].Config.from_fields({"learning_rat": 1.0})
+
+
+@pytest.mark.parametrize("name", ["captioning", "capdec", "pretrained", "decoding"])
+def test_captioners_are_scored_by_what_is_asked_for(name: str, world: World, tmp_path: Path) -> None:
+    epochs = 0 if name in UNTRAINED else 1
+    asked = {"further_metrics": "samples,diversity", "samples_per_picture": 2, "temperature": 2.0, "epochs": epochs}
+    runtime = run(world, name, tmp_path, **asked)
+    family, cache = FAMILIES[name], str(world.folder / "cache")
+    model, config = read_model(kept(tmp_path)[0], FAMILIES, cache=cache)
+    assert family.measures(config).keys() <= runtime.reports[-1].metrics.keys()
+    assert {"samples_similarity", "samples_distinct_2", "self_bleu"} <= family.measures(config).keys()
+    split = family.load(config, cache).splits["validation"]
+    told = [record["samples"] for record in read_records(kept(tmp_path)[0] / checkpoints.RECORDS)]
+    together, apart = ([r["samples"] for r in evaluate(model, split, batch_size=size)[1]] for size in (len(split), 1))
+    assert told == together == apart, "a draw is of the picture, not of its batch"
+    assert all(len(texts) == 2 for texts in told)
+    assert any(first != second for first, second in told)
 
 
 # -- two workers
