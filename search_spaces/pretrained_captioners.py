@@ -54,6 +54,7 @@ def define(trial: Any) -> PretrainedConfig:
         beam_width=beam_width,
         length_penalty=length_penalty,
         measure_latency=True,
+        further_metrics="meteor,similarity",  # as captioning_rnn, beside which these rows stand
     )
 
 

@@ -18,6 +18,7 @@ import torch.multiprocessing as mp
 from trainables import FAMILIES
 from trainables.parts.scenes import write_scenes
 from vltune import checkpoints
+from vltune.columns import read_records
 from vltune.configuration import TrialConfig
 from vltune.contract import Draws, EpochReport, Family
 from vltune.library import PromotedModels
@@ -66,6 +67,16 @@ class World:
             tiny_captioners.write_captioner("blip", place)
         return str(place)
 
+    def predictions(self) -> str:
+        """A results file: the first caption that people wrote of each picture, and an empty one."""
+        place, found = self.folder / "predictions.json", {}
+        for file in sorted((self.folder / "scenes" / "annotations").glob("captions_*.json")):
+            for entry in json.loads(file.read_text())["annotations"]:
+                found.setdefault(entry["image_id"], entry["caption"])
+        found[next(reversed(found))] = ""
+        place.write_text(json.dumps([{"image_id": key, "caption": text} for key, text in found.items()]))
+        return str(place)
+
 
 FIELDS: dict[str, Callable[[World], dict[str, Any]]] = {
     "captioning": lambda _: {**PICTURES, **WRITTEN, "objective": "val_loss", "augmentation": "improved"},
@@ -79,6 +90,7 @@ FIELDS: dict[str, Callable[[World], dict[str, Any]]] = {
     "capdec": lambda world: {**WRITTEN, "embedder": world.model("retrieval"), "noise": "gaussian"},
     "pretrained": lambda world: {"captioner_model": world.captioner(), "finetune": "lora", "lora_dropout": 0.1},
     "decoding": lambda world: {"captioner": world.model("captioning"), "max_tokens": 16, "epochs": 0},
+    "predictions": lambda world: {"predictions": world.predictions(), "objective": "cider", "epochs": 0},
 }
 """Family -> fields of a small configuration with everything random that it can have."""
 
@@ -94,11 +106,15 @@ DRAWN: dict[str, set[str]] = {
     "capdec": {"captions", "similarity", "modality_gap"},
     "pretrained": {"captions", "attention"},
     "decoding": {"captions"},
+    "predictions": {"captions"},
 }
 """Family -> its drawings."""
 
+UNTRAINED = {"decoding", "predictions"}
+"""Families that train nothing."""
+
 every_family = pytest.mark.parametrize("name", sorted(FAMILIES))
-every_trained = pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"decoding"}))
+every_trained = pytest.mark.parametrize("name", sorted(set(FAMILIES) - UNTRAINED))
 
 
 def configured(world: World, name: str, **changes: Any) -> TrialConfig:
@@ -226,7 +242,7 @@ def test_scores_are_exactly_the_declared_metrics(
     public = [{k: v for k, v in r.items() if not k.startswith("_")} for r in records]
     assert json.loads(json.dumps(public)) == public
     for record, values in zip(public, scores.records, strict=True):
-        assert model.said(record | values).strip()
+        assert model.said(record | values).strip() or name == "predictions"
         assert "\n" not in model.said(record | values)
     best = max((r for r in runtime.reports if r.best), key=lambda r: r.epoch)
     for metric, value in scores.metrics.items():
@@ -282,7 +298,7 @@ def test_every_trial_ends_with_drawings(name: str, trained: Callable[[str], tupl
     folder, runtime = trained(name)
     assert _listed(folder) == DRAWN[name]
     assert not [note for note in runtime.reports[-1].notes if note.startswith("no ")]
-    total = int(runtime.reports[-1].metrics["parameters"])
+    total = int(runtime.reports[-1].metrics.get("parameters", 0))
     assert f"\n{total:,} parameters" in (folder / "illustrations" / "model.txt").read_text()
 
 
@@ -319,6 +335,23 @@ def test_an_unknown_key_is_refused_with_the_nearest(name: str) -> None:
         FAMILIES[name].Config.from_fields({"learning_rat": 1.0})
 
 
+@pytest.mark.parametrize("name", ["captioning", "capdec", "pretrained", "decoding"])
+def test_captioners_are_scored_by_what_is_asked_for(name: str, world: World, tmp_path: Path) -> None:
+    epochs = 0 if name in UNTRAINED else 1
+    asked = {"further_metrics": "samples,diversity", "samples_per_picture": 2, "temperature": 2.0, "epochs": epochs}
+    runtime = run(world, name, tmp_path, **asked)
+    family, cache = FAMILIES[name], str(world.folder / "cache")
+    model, config = read_model(kept(tmp_path)[0], FAMILIES, cache=cache)
+    assert family.measures(config).keys() <= runtime.reports[-1].metrics.keys()
+    assert {"samples_similarity", "samples_distinct_2", "self_bleu"} <= family.measures(config).keys()
+    split = family.load(config, cache).splits["validation"]
+    told = [record["samples"] for record in read_records(kept(tmp_path)[0] / checkpoints.RECORDS)]
+    together, apart = ([r["samples"] for r in evaluate(model, split, batch_size=size)[1]] for size in (len(split), 1))
+    assert told == together == apart, "a draw is of the picture, not of its batch"
+    assert all(len(texts) == 2 for texts in told)
+    assert any(first != second for first, second in told)
+
+
 # -- two workers
 
 
@@ -341,7 +374,7 @@ SAME = {"text_dropout": 0.0, "dropout": 0.0, "lora_dropout": 0.0, "classifier_dr
 
 def _without_dropout(name: str) -> dict[str, Any]:
     fields = {f.name for f in dataclasses.fields(FAMILIES[name].Config)}
-    return {"epochs": 0 if name == "decoding" else 2} | {k: v for k, v in SAME.items() if k in fields}
+    return {"epochs": 0 if name in UNTRAINED else 2} | {k: v for k, v in SAME.items() if k in fields}
 
 
 def _work(rank: int, folder: Path, world: World) -> None:

@@ -12,7 +12,14 @@ from optuna.trial import TrialState, create_trial
 from search_spaces import SEARCHES
 from vltune.contract import Search
 from vltune.errors import BadInput
-from vltune.objectives import check_objectives, directions_of, pareto_front, with_objectives
+from vltune.objectives import (
+    check_objectives,
+    columns_of,
+    directions_of,
+    measured_alike,
+    pareto_front,
+    with_objectives,
+)
 
 QUICK = SEARCHES["quickstart"]
 few = st.sampled_from([-2.0, 0.0, 0.5, 1.0, 3.0, float("inf"), float("nan")])
@@ -93,3 +100,29 @@ def test_what_does_not_go_together_is_refused() -> None:
         check(pruner="none", further_objectives=("latency_ms",))
     with pytest.raises(BadInput, match="'cider' is named twice"):
         check(pruner="none", further_objectives=("cider",))
+
+
+def test_an_objective_that_is_not_measured_names_what_asks_for_it() -> None:
+    def asked(objective: str, *further: str, metrics: str = "") -> None:
+        configs = [QUICK.family.Config(further_metrics=metrics)]
+        changed = dataclasses.replace(QUICK, pruner="none", further_objectives=further)
+        check_objectives(changed, objective, configs)
+
+    asked("similarity", "self_bleu", metrics="diversity,similarity")
+    with pytest.raises(BadInput, match=r"bert_score_f1 is measured only .*--set further_metrics=meteor,bert_score\.$"):
+        asked("bert_score_f1", metrics="meteor")
+    with pytest.raises(BadInput, match=r"meteor is measured only .*--set further_metrics=meteor\.$"):
+        asked("cider", "meteor")
+
+
+def test_what_was_asked_for_becomes_columns() -> None:
+    config = QUICK.family.Config
+    usual = dataclasses.replace(QUICK, columns=("cider", "meteor", "parameters"))
+    assert columns_of(usual, "cider", [config()]) == ("cider", "parameters"), "a column that nobody measures"
+    asked = [config(further_metrics="similarity,meteor")]
+    assert columns_of(usual, "cider", asked) == ("cider", "meteor", "parameters", "similarity")
+    bare = dataclasses.replace(QUICK, columns=(), further_objectives=("parameters",))
+    assert columns_of(bare, "bleu_4", asked) == ("bleu_4", "parameters", "val_loss", "meteor", "similarity")
+    assert columns_of(bare, "bleu_4", [config()]) == ()
+    with pytest.raises(BadInput, match=r"meteor is measured in some trials only.*one further_metrics"):
+        measured_alike(QUICK.family, [config(), *asked])

@@ -43,6 +43,8 @@ def pins(world: World, name: str) -> dict[str, Any]:
         wanted["embedder"] = world.model("retrieval")
     if "captioner" in fields:
         wanted |= {"captioner": world.model("captioning"), "max_tokens": 16}
+    if "predictions" in fields:
+        wanted["predictions"] = world.predictions()
     if "captioner_model" in fields:
         wanted["captioner_model"] = world.captioner()
     return wanted

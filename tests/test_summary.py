@@ -199,3 +199,22 @@ def test_seeds_of_several_runs_and_families_stand_in_one_table(ledger: Ledger) -
     assert shown.column("cider") == [1.1, pytest.approx(0.8), 0.5]
     assert shown.column("family") == ["decoding", "captioning", "decoding"]
     assert shown.rows[1].run == "seen, seen-2"
+
+
+def test_runs_that_measure_more_stand_beside_others(ledger: Ledger) -> None:
+    more = {"cider": 0.9, "val_loss": 2.0, "bleu_4": 0.3, "meteor": 0.25}
+    fill(ledger, "more", "captioning", {**CAPTIONS, "meteor": "max"}, {"asked": more})
+    ledger.change("more", columns=("cider", "val_loss", "meteor"))
+    ledger.change("seen", unasked={"meteor": "further_metrics=meteor"})
+    shown = table(ledger, ["seen", "more"])
+    by_name = dict(zip(shown.column("name"), shown.column("meteor"), strict=True))
+    assert by_name.pop("asked") == 0.25
+    assert set(by_name.values()) == {None}
+    assert "meteor" not in [column.key for column in table(ledger, ["seen"]).columns]
+    for ask in (
+        lambda: table(ledger, ["seen"], sort_by="meteor"),
+        lambda: table(ledger, ["more", "seen"], sort_by="meteor"),
+        lambda: winner(ledger, ["seen"], by="meteor"),
+    ):
+        with pytest.raises(BadInput, match=r"run 'seen' has no meteor: .* --set further_metrics=meteor"):
+            ask()

@@ -108,7 +108,8 @@ class Predictions(Family):
         self.config = config
         self.captions: dict[str, str] = json.loads(assets[CAPTIONS])
         empty = sum(not text.strip() for text in self.captions.values())
-        self.notes = (f"{empty} of {len(self.captions)} captions of the file are empty",) if empty else ()
+        self.notes = ("written elsewhere: parameters and time are not known",)
+        self.notes += (f"{empty} of {len(self.captions)} captions of the file are empty",) if empty else ()
 
     def collate(self, samples: Sequence[Sample], draws: Draws | None) -> Batch:  # noqa: ARG002 - nothing is trained
         """Which pictures they are, and what people wrote."""

@@ -175,7 +175,8 @@ def table_of(
     def cells(row: RunRow, remark: str) -> tuple[Cell, ...]:
         found: dict[str, Cell] = {"name": _title(row), "run": row.run, "epochs": row.epochs, "remark": remark}
         found |= {"seeds": max(1, len(row.seeds)), "p_value": p_values.get(row.uid)}
-        found |= {"parameters": row.parameters or None, "seconds": row.seconds, "front": row.uid in front}
+        known = row.seconds if row.parameters or not row.metrics else None  # of a model that ran elsewhere it is not
+        found |= {"parameters": row.parameters or None, "seconds": known, "front": row.uid in front}
         if base is not None:
             better = improvement(row.metrics.get(objective, math.nan), base.metrics[objective], directions[objective])
             found["improvement"] = better

@@ -72,8 +72,8 @@ def _show_test(found: "Search", pins: dict[str, Any], arguments: Namespace, scre
     shown = [
         {
             "metric": row["metric"],
-            "value": f"{row['value']:.4f}",
-            "95 % interval": "" if row["low"] is None else f"[{row['low']:.4f}, {row['high']:.4f}]",
+            "value": _number(row["value"]),
+            "95 % interval": "" if row["low"] is None else f"[{_number(row['low'])}, {_number(row['high'])}]",
         }
         for row in rows
     ]
@@ -83,3 +83,7 @@ def _show_test(found: "Search", pins: dict[str, Any], arguments: Namespace, scre
         {"split": "test", "data_hash": data.hash, "pictures": len(records), "metrics": rows},
     )
     return 0
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.4f}"  # words are counted

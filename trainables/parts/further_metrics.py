@@ -36,7 +36,7 @@ def spice(given: Captioned) -> Scores:
     """SPICE."""
     from trainables.parts.spice import score_spice  # starts Java
 
-    return score_spice(given.captions, given.references, folder=given.config.spice_folder)
+    return score_spice(given.captions, given.references, folder=given.config.spice_folder, cache=given.cache)
 
 
 def similarity(given: Captioned) -> Scores:

@@ -10,6 +10,7 @@ from trainables.parts.bert_scores import check_bert_model
 from trainables.parts.embedders import processed_size
 from trainables.parts.glove import glove_hash
 from trainables.parts.hub import hub_source
+from trainables.parts.meteor import DRAWN_WITH_METEOR
 from trainables.parts.sentences import check_sentence_model
 from trainables.parts.spice_files import spice_hash
 from vltune.configuration import Library, TrialConfig, absolute_reference, in_range, listed
@@ -51,6 +52,7 @@ RELATIVE = frozenset({"self_bleu"})
 """``Family.relative``: what a picture's value says depends on the captions of the others."""
 
 FURTHER_DRAWN_WITH = {
+    **DRAWN_WITH_METEOR,
     "self_bleu": "the captions that each is compared to stay those of the whole split",
 }
 """``Family.drawn_with`` of the further metrics."""
@@ -85,7 +87,8 @@ class ScoringConfig(TrialConfig):
     clip_model_hash: str = ""
     """SHA-256 over the files of that model; filled in when the search starts, checked when it is read."""
     spice_folder: str = ""
-    """``spice``: the folder of SPICE (https://panderson.me/spice) with the Stanford parser's models."""
+    """``spice``: the folder of what SPICE (https://panderson.me/spice) needs beside itself: the jars of the Stanford
+    parser with its models, and of a JavaScript engine."""
     spice_hash: str = ""
     """SHA-256 over the programs in that folder; filled in when the search starts, checked when they are used."""
     samples_per_picture: int = 5
@@ -147,7 +150,7 @@ def asks_for(config: ScoringConfig, name: str) -> bool:
 
 _NEEDED = {
     "glove_file": ("glove", "a file of vectors, such as glove.6B.300d.txt of https://nlp.stanford.edu/projects/glove"),
-    "spice_folder": ("spice", "the folder of SPICE and its models, as https://panderson.me/spice has them"),
+    "spice_folder": ("spice", "the folder of its parser's jars, as README.md says"),
 }
 _MODELS: dict[str, tuple[tuple[str, ...], Any]] = {
     "sentence_model": (("similarity", "samples"), lambda folder, _: check_sentence_model(folder)),

@@ -44,7 +44,7 @@ def score_spice(
         NotFound: a jar is missing; the text says which, where it comes from and where it belongs.
         TrainingFailure: the program fails, takes longer than ``timeout``, or does not score all pictures.
     """
-    call = _call(folder)
+    call = spice_call(folder)
     statistics = reference_statistics(captions, references, cache=cache)
     asked = [
         {"image_id": number, "test": caption, "refs": texts}
@@ -65,7 +65,7 @@ def score_spice(
     return Scores({"spice": math.fsum(scores) / len(scores)}, [{"spice": score} for score in scores])
 
 
-def _call(folder: str) -> list[str | Path]:
+def spice_call(folder: str) -> list[str | Path]:
     """The arguments that start the program.
 
     Raises:

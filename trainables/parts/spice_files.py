@@ -4,30 +4,27 @@ import functools
 import hashlib
 from pathlib import Path
 
+from trainables.parts.spice import spice_call
 from vltune.checkpoints import sha256
 from vltune.errors import BadInput, NotFound
 
 
 def spice_hash(folder: str, recorded: str = "") -> str:
-    """SHA-256 over the names and contents of the programs (``*.jar``) in SPICE's folder, those of its parser included.
+    """SHA-256 over the names and contents of the programs (``*.jar``) that lie in SPICE's folder.
 
     Args:
         folder: of SPICE.
         recorded: the hash that a trial was recorded with; empty if it is not known.
 
     Raises:
-        NotFound: there is no such folder.
-        BadInput: it holds no programs, or others than were recorded.
+        NotFound: there is no such folder, or a program is missing.
+        BadInput: it holds others than were recorded.
     """
     place = Path(folder).expanduser()
     if not place.is_dir():
         raise NotFound(f"spice_folder={folder!r}: there is no such folder; check the path.")
-    programs = sorted(place.rglob("*.jar"))
-    if not programs:
-        raise BadInput(
-            f"spice_folder={folder!r} holds no *.jar: unpack SPICE-1.0.zip of https://panderson.me/spice there, and "
-            "the Stanford parser's models beside it."
-        )
+    spice_call(folder)  # says which programs are missing
+    programs = sorted(place.glob("*.jar"))
     found = _hash(tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in programs), str(place))
     if recorded and found != recorded:
         raise BadInput(

@@ -1,0 +1,169 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainables.parts.datasets import open_folder
+from trainables.predictions import PredictionsConfig, check_covered, read_predictions
+from vltune.cli import main
+from vltune.contract import Data, Sample
+from vltune.errors import BadInput, NotFound
+from vltune.ledger import Ledger
+from vltune.summary import rows_of, table
+
+
+def data() -> Data:
+    splits = {name: [Sample(f"{name}-{i}.jpg", None, ("a",)) for i in range(2)] for name in ("validation", "test")}
+    return Data("pictures", "hash", {"train": [Sample("7", None, ("a",))], **splits})
+
+
+def entries(*ids: Any, **further: Any) -> list[dict[str, Any]]:
+    return [{"image_id": i, "caption": f"a {i}", **further} for i in ids]
+
+
+def test_pictures_are_known_by_numbers_and_by_names(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.json"
+    file.write_text(json.dumps(entries(7, "test-0.jpg", extra=1)), encoding="utf-8-sig")
+    assert read_predictions(str(file), data()) == {"7": "a 7", "test-0.jpg": "a test-0.jpg"}
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "no list": ({"7": "a"}, "is no list of results"),
+    "nothing": ([], "is no list of results"),
+    "no object": (["a"], "entry 0 needs 'image_id'"),
+    "no caption": ([{"image_id": 7}], "entry 0 needs 'image_id'"),
+    "caption of another type": ([*entries("test-0.jpg"), {"image_id": 7, "caption": ["a"]}], "entry 1 needs"),
+    "id of another type": (entries(True), "entry 0 needs 'image_id'"),
+    "id with a fraction": (entries(7.0), "entry 0 needs 'image_id'"),
+    "twice": (entries(7, "7"), "entry 1 is a second caption of picture '7'"),
+    "unknown": (entries(7, 8, 9), "2 of 3 captions are of pictures that pictures does not have, the first is '8'"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str) -> None:
+    content, reason = BROKEN[name]
+    file = tmp_path / "theirs.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(BadInput) as caught:
+        read_predictions(str(file), data())
+    assert reason in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "ends too early"),
+        ("[{", "ends too early"),
+        ("captions", "is not JSON"),
+        ("[" * 100_000, "is nested too deep"),
+        ("\udcff", "is not UTF-8"),
+    ],
+)
+def test_what_is_no_json_is_said(tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "theirs.json"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(BadInput, match=reason):
+        read_predictions(str(file), data())
+    with pytest.raises(NotFound, match="there is no such file"):
+        read_predictions(str(tmp_path / "nowhere.json"), data())
+
+
+def test_every_picture_of_the_split_needs_a_caption() -> None:
+    of_test = {f"test-{i}.jpg": "a" for i in range(2)}
+    check_covered(of_test, data(), split="test", file="f")
+    with pytest.raises(
+        BadInput, match=r"2 of the 2 pictures of the validation split .*'validation-0.jpg'.*--split test"
+    ):
+        check_covered(of_test, data(), split="validation", file="f")
+    with pytest.raises(BadInput, match=r"1 of the 2 pictures of the validation split .*caption these too"):
+        check_covered({"validation-1.jpg": "a"}, data(), split="validation", file="f")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"epochs": 1}, "epochs=1 has no effect"),
+        ({"measure_latency": True}, "measure_latency=True is not possible"),
+        ({"further_metrics": "samples"}, "samples needs a model"),
+    ],
+)
+def test_what_captions_from_elsewhere_cannot_have(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
+        PredictionsConfig(**fields)
+
+
+# -- the command
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(["evaluate", "--storage", str(tmp_path / "runs"), *words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.mark.integration
+@pytest.mark.shared_data
+def test_somebody_else_s_captions_become_a_row(
+    say: Callable[..., tuple[int, str, str]], shared_data: Path, tmp_path: Path
+) -> None:
+    flickr, storage, files = str(shared_data / "flickr8k"), tmp_path / "runs", {}
+    opened = open_folder(flickr, picture_size=128, cache=str(storage / "cache"))
+    for split in ("validation", "test"):
+        files[split] = str(tmp_path / f"{split} of people.json")
+        # The first caption stays among its references, so that BLEU-1 is 1.
+        Path(files[split]).write_text(
+            json.dumps([{"image_id": s.id, "caption": s.captions[0]} for s in opened.splits[split]])
+        )
+    code, out, err = say("--predictions", files["validation"], "--data", flickr, "--metrics", "diversity", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["run"] == "validation-of-people"
+    assert document["best"]["metrics"]["bleu_1"] == pytest.approx(1)
+    assert "Ray" not in err
+    assert "promote" not in err
+
+    ledger = Ledger.of(storage)
+    (row,) = rows_of(ledger, "validation-of-people", storage=storage)
+    assert (row.state, row.epochs, row.parameters) == ("finished", 0, 0)
+    assert "parameters" not in row.metrics
+    assert row.resampled is not None
+    assert {"cider", "bleu_4", "self_bleu"} <= row.resampled.values.keys()
+    assert 0 < row.metrics["vocabulary_used"] < 2000
+    shown = table(ledger, ["validation-of-people"], storage=storage)
+    assert shown.column("parameters") == shown.column("seconds") == [None]
+    assert shown.column("distinct_1") == [row.metrics["distinct_1"]]
+    folder = storage / "validation-of-people" / "trials" / row.uid
+    assert len([*folder.glob("checkpoints/epoch-*/records.parquet")]) == 1
+    assert len([*folder.glob("checkpoints/epoch-*/samples/samples.html")]) == 1
+    assert ledger.backlog("validation-of-people") == 0, "MLflow has it all"
+
+    # a second file of that name is another run; the test split is no run
+    code, out, err = say("--predictions", files["test"], "--data", flickr, "--split", "test", "--json")
+    assert code == 0, err
+    found = {entry["metric"]: entry for entry in json.loads(out)["metrics"]}
+    assert found["cider"]["low"] < found["cider"]["value"] < found["cider"]["high"]
+    assert [record.name for record in ledger.searches()] == ["validation-of-people"]
+    assert say("--predictions", files["test"], "--data", flickr)[0] == 2
+    assert main(["promote", "validation-of-people", "--storage", str(storage)]) == 2
+    assert main(["compare", "validation-of-people", "--sort", "similarity", "--storage", str(storage)]) == 2
+
+
+def test_the_command_says_what_it_lacks(say: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    assert say("--data", "x")[0] == 2
+    code, _, err = say("--predictions", "x.json", "--data", str(tmp_path / "nowhere"))
+    assert (code, err.count("\n")) == (3, 1)
+    code, _, err = say("--predictions", "x.json", "--data", str(tmp_path))
+    assert (code, err.count("\n")) == (3, 1)
+    assert "predictions='" in err
+    code, _, err = say("--predictions", "x.json", "--data", str(tmp_path), "--metrics", "metor")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "did you mean 'meteor'" in err
