@@ -39,6 +39,7 @@ from trainables.parts.embedder_fields import (
 )
 from trainables.parts.embedding_drawings import SEARCHED, gap_drawing
 from trainables.parts.kept_folders import open_kept_folder
+from trainables.parts.metric_words import CAPDEC_WORDS
 from trainables.parts.noise_fields import NoiseConfig, build_configured_noise, noise_keys
 from trainables.parts.pictures import read_picture
 from trainables.parts.prefix_fields import (
@@ -135,6 +136,7 @@ class Capdec(Family):
     them, ``correct_offset`` included. ``noise_acceptance``: share of the candidates that ``cosine_directed`` keeps on
     embeddings of validation captions, ``noise_unmoved`` the share of captions of which it keeps none; 1 and 0 for noise
     that rejects nothing."""
+    explained: ClassVar[dict[str, str]] = CAPDEC_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
         (*TOKEN_METRICS, "text_val_loss"),

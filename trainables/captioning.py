@@ -28,6 +28,7 @@ from trainables.parts.caption_fields import (
     token_records,
 )
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, write_captions
+from trainables.parts.metric_words import CAPTION_WORDS
 from trainables.parts.picture_fields import (
     PictureConfig,
     build_picture_encoder,
@@ -76,6 +77,7 @@ class Captioning(Family):
     name: ClassVar[str] = "captioning"
     Config: ClassVar[type[TrialConfig]] = CaptioningConfig
     metrics: ClassVar[dict[str, Direction]] = METRICS
+    explained: ClassVar[dict[str, str]] = CAPTION_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(
         TOKEN_METRICS, ("tokens", "min_word_count", "vocabulary_size", "max_tokens", "train_pictures")

@@ -16,6 +16,7 @@ from trainables.captioning import Captioning
 from trainables.parts.caption_drawings import caption_gallery
 from trainables.parts.caption_fields import DRAWN_WITH, METRICS, TOKEN_METRICS
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms
+from trainables.parts.metric_words import CAPTION_WORDS
 from trainables.parts.metrics import drawn_bleu, score_captions
 from trainables.pretrained import Pretrained
 from vltune.configuration import TrialConfig, absolute_reference, in_range, named
@@ -85,6 +86,7 @@ class Decoding(Family):
         **{name: "max" for name in METRICS if name not in TOKEN_METRICS},
         **dict.fromkeys(("distinct_captions", "caption_length"), "max"),
     }
+    explained: ClassVar[dict[str, str]] = CAPTION_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(metrics, ("pictures", "score_prompt"))
     uses: ClassVar[dict[str, tuple[type[Family], ...]]] = {"captioner": tuple(CAPTIONERS.values())}

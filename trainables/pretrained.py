@@ -30,6 +30,7 @@ from trainables.parts.foreign_prompts import Captioner
 from trainables.parts.hub import hub_folder, hub_source
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.lora import add_adapters, is_adapter, unreached
+from trainables.parts.metric_words import CAPTION_WORDS
 from trainables.parts.pictures import read_picture
 from trainables.parts.vision_language import (
     IGNORED,
@@ -155,6 +156,7 @@ class Pretrained(Family):
     name: ClassVar[str] = "pretrained"
     Config: ClassVar[type[TrialConfig]] = PretrainedConfig
     metrics: ClassVar[dict[str, Direction]] = METRICS
+    explained: ClassVar[dict[str, str]] = CAPTION_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(TOKEN_METRICS, ("captioner_model", "max_tokens"))
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"captioner": (CAPTIONER,)}

@@ -296,7 +296,7 @@ def best_trial(ledger: Ledger, run: str) -> TrialRecord:
     return trials[min(min(costs.values(), key=of_seeds))[2]]
 
 
-def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "") -> dict[str, Any]:
+def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "", report: str = "") -> dict[str, Any]:
     """Writes the table and the plots of a run into its folder; returns what the tracker is to be told.
 
     Args:
@@ -304,6 +304,7 @@ def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "")
         run: its name.
         storage: its folder lies there.
         remarks: what its note says beside the table, in Markdown.
+        report: name of the page in that folder which tells the whole story; empty: there is none.
     """
     from vltune.figures import learning_curves, metric_against_parameters, pareto_fronts, table_picture
     from vltune.study_plots import study_page
@@ -337,10 +338,13 @@ def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "")
         (folder / "study.html").write_text(page, encoding="utf-8")
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
-    return _payload(ledger, record, shown, folder, remarks)
+    page = f"{folder.name}/{report}" if report else ""
+    return _payload(ledger, record, shown, folder, remarks=remarks, report=page)
 
 
-def _payload(ledger: Ledger, record: SearchRecord, shown: Table, folder: Path, remarks: str) -> dict[str, Any]:
+def _payload(
+    ledger: Ledger, record: SearchRecord, shown: Table, folder: Path, *, remarks: str, report: str
+) -> dict[str, Any]:
     trials = ledger.trials(record.name)
     payload: dict[str, Any] = {
         "state": "finished",
@@ -363,5 +367,6 @@ def _payload(ledger: Ledger, record: SearchRecord, shown: Table, folder: Path, r
         best=best,
         table=as_markdown(shown),
         remarks=remarks,
+        report=report,
     )
     return payload
