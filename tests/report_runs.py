@@ -2,14 +2,15 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from trainables.captioning import CaptioningConfig
+from trainables.captioning import Captioning, CaptioningConfig
 from vltune.checkpoints import RECORDS, RESAMPLES, SAMPLES
 from vltune.columns import write_records, write_resamples
 from vltune.contract import Data, EpochReport, Record, Resampled, Sample
@@ -24,18 +25,15 @@ from vltune.trial_figures import draw
 HOSTILE = '<script>alert("x")</script> & <b>bold</b>'
 HASH = "d" * 64
 IDS = tuple(f"{i:02d}.jpg" for i in range(40))
+BEGAN = time.time() - 60
 METRICS = {"cider": "max", "bleu_4": "max", "val_loss": "min"}
 
 
-class Toy:
+class Toy(Captioning):
     """A family that opens nothing but what it was given."""
 
-    name = "captioning"
-    Config = CaptioningConfig
-    explained: Mapping[str, str] = {"cider": "How alike <captions> are."}
-    rank = None
-
-    data: Data | None = None
+    explained: ClassVar[dict[str, str]] = {"cider": "How alike <captions> are."}
+    data: ClassVar[Data | None] = None
 
     @classmethod
     def load(cls, config: Any, cache: str) -> Data:  # noqa: ARG003
@@ -96,21 +94,27 @@ def add(
     state: str = "finished",
     captions: str = "a dog",
     extra: Mapping[str, float] | None = None,
+    hash: str = HASH,  # noqa: A002 - as the field is called
     **fields: Any,
 ) -> str:
     """A trial with its epochs, checkpoint and drawings; returns its uid."""
     number = len(ledger.trials(run))
     trial = ledger.add_trial(
-        run, number, row=row, config=config(epochs=2, **fields), searched=("dropout", "decoder"), notes=()
+        run,
+        number,
+        row=row,
+        config=config(epochs=2, **fields) | {"data_hash": hash},
+        searched=("dropout", "decoder"),
+        notes=(),
     )
-    ledger.start_attempt(trial.uid, time=100.0 + 10 * number)
+    ledger.start_attempt(trial.uid, time=BEGAN + 10 * number)
     best = max(range(len(values)), key=lambda i: values[i], default=-1)
     for i, value in enumerate(values):
         folder = trial_folder(storage, trial) / "checkpoints" / f"epoch-{i + 1:04d}.0000000{number}"
         metrics = {"cider": value, "bleu_4": value / 2, "val_loss": 3 - value, "train_loss": 2 - value}
         metrics |= {"parameters": 1000.0 + number, "train_seconds": 4.0, **(extra or {})}
         report = EpochReport(
-            epoch=i + 1, metrics=metrics, time=104.0 + 10 * number + i, last=i + 1 == len(values), best=i == best
+            epoch=i + 1, metrics=metrics, time=BEGAN + 4 + 10 * number + i, last=i + 1 == len(values), best=i == best
         )
         ledger.record_epoch(trial.uid, dataclasses.replace(report, checkpoint=folder.name))
         if i == best:
@@ -150,7 +154,13 @@ def _illustrate(folder: Path) -> None:
     figures = folder / FIGURES
     figures.mkdir(parents=True)
     drawing = Curve(
-        name="errors", title=f"Errors {HOSTILE}", reads="Read <so>.", x=[0, 1], x_title="x", lines={"a": [1, 2]}, y_title="y"
+        name="errors",
+        title=f"Errors {HOSTILE}",
+        reads="Read <so>.",
+        x=[0, 1],
+        x_title="x",
+        lines={"a": [1, 2]},
+        y_title="y",
     )
     draw(drawing).savefig(figures / "errors.png", dpi=40)
     Image.new("RGB", (30, 30)).save(figures / "captions.png")

@@ -95,7 +95,7 @@ pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
 .care { border-left: 3px solid var(--c4); background: var(--card); border-radius: 0 .6rem .6rem 0;
   padding: 1rem 1.25rem;
   margin: 1.5rem 0; }
-.care h3 { margin: 0 0 .35rem; }
+.care h2, .care h3 { margin: 0 0 .35rem; padding: 0; border: 0; font-size: 1.1rem; letter-spacing: 0; }
 .care ul { margin: 0; padding-left: 1.15rem; }
 .care li { margin: .3rem 0; max-width: 52rem; }
 .facts { display: grid; grid-template-columns: minmax(9rem, 15rem) minmax(0, 1fr); margin: .5rem 0 1.25rem; }
@@ -105,11 +105,12 @@ pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
 .facts dt:first-of-type, .facts dt:first-of-type + dd { border-top: 0; }
 figure { margin: 1rem 0 1.5rem; }
 figcaption { color: var(--faint); font-size: .95rem; max-width: 44rem; }
-.plot svg { width: 100%; height: auto; display: block; }
-.plot .narrow { display: none; }
+.plot > svg { width: 100%; height: auto; display: block; }
+.plot > .narrow { display: none; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18.5rem, 100%), 1fr));
   gap: .5rem 1.25rem; }
 .panels figure { margin: 0; }
+.panels.two { grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 0 2rem; }
 .legend { list-style: none; margin: .25rem 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.25rem;
   font-size: .92rem; }
 .legend svg { width: 1.7rem; height: .6rem; margin-right: .45rem; vertical-align: middle; }
@@ -126,7 +127,7 @@ figcaption { color: var(--faint); font-size: .95rem; max-width: 44rem; }
   margin: .75rem 0 1rem; align-items: start; }
 .card { margin: 0; background: var(--card); border-radius: .6rem; overflow: hidden; }
 .card > img { width: 100%; height: auto; aspect-ratio: 4 / 3; object-fit: contain; display: block;
-  background: #0d1117; }
+  background: var(--line); }
 .card figcaption { padding: .8rem 1rem 1rem; color: var(--ink); max-width: none; font-size: .95rem; line-height: 1.45; }
 .said { list-style: none; margin: 0; padding: 0; }
 .said li { padding: .3rem 0 .3rem .7rem; border-left: 3px solid var(--c6); margin-bottom: .45rem; }
@@ -149,27 +150,28 @@ footer { color: var(--faint); font-size: .9rem; margin-top: 4rem; border-top: 1p
   padding-top: 1rem; }
 .skip { position: absolute; left: -99rem; } .skip:focus { position: static; }
 @media (min-width: 75rem) {
-  .with-toc { display: grid; grid-template-columns: 14.5rem minmax(0, 1fr); gap: 2.5rem; padding: 0 1.5rem; }
+  main.with-toc { display: grid; grid-template-columns: 14.5rem minmax(0, 1fr); column-gap: 3rem; max-width: 84rem; }
+  .with-toc > * { grid-column: 2; min-width: 0; }
+  .with-toc > .toc { grid-column: 1; grid-row: 1 / span 20; }
   .toc { position: sticky; top: 0; align-self: start; max-height: 100vh; overflow-y: auto; border: 0; margin: 0;
-    padding: 3rem 0 1rem; }
+    padding: .3rem 0 1rem; }
   .toc ol { columns: 1; }
-  main { padding: 2.5rem 0 5rem; margin: 0; max-width: 68rem; }
 }
-@media (max-width: 75rem) { .toc { margin: 1.25rem 1.5rem 0; } main { padding-top: 1.75rem; } }
+@media (max-width: 75rem) { main { padding-top: 1.75rem; } }
 @media (max-width: 46rem) {
-  main { padding: 1.5rem 1rem 3rem; } .toc { margin: 1rem 1rem 0; } .toc ol { columns: 1; }
+  main { padding: 1.5rem 1rem 3rem; } .toc ol { columns: 1; }
   .facts { grid-template-columns: minmax(0, 1fr); } .facts dd { border-top: 0; padding-top: 0; }
   .bars { grid-template-columns: minmax(0, 1fr) 4.5rem; gap: .1rem .75rem; }
   .bars dt { grid-column: 1 / -1; margin-top: .45rem; }
-  .plot .wide { display: none; } .plot .narrow { display: block; }
+  .plot > .wide { display: none; } .plot > .narrow { display: block; }
   .paper.broad img { max-width: none; width: 46rem; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } .tiles dd { font-size: 1.3rem; }
 }
 @media print {
   :root { color-scheme: light; --ink: #000; --faint: #444; --line: #bbb; --page: #fff; --card: #f4f4f4; }
-  .toc, .study, .skip { display: none; } .with-toc { display: block; } main { max-width: none; padding: 0; }
+  .toc, .study, .skip { display: none; } main.with-toc { display: block; } main { max-width: none; padding: 0; }
   .card, figure, .tiles, .care { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  .plot .wide { display: block; } .plot .narrow { display: none; } .frame { overflow: visible; font-size: 11px; }
+  .plot > .wide { display: block; } .plot > .narrow { display: none; } .frame { overflow: visible; font-size: 11px; }
 }
 """
 """What the report of a search has beside ``BASE`` and ``TABLE``."""

@@ -4,8 +4,11 @@ from typing import Any
 
 from vltune import report_pieces as pieces
 from vltune.compare import Table
-from vltune.findings import Findings, cautions, verdict
+from vltune.findings import Findings, cautions, plain, verdict
 from vltune.forms import duration, spread_texts, texts_of
+
+_SETTINGS = 4
+"""Settings by which a sentence tells an unnamed trial from others."""
 
 
 def _p_value(found: Findings, shown: Table | None) -> float | None:
@@ -47,7 +50,7 @@ def answer(found: Findings, shown: Table | None, *, several: bool) -> str:
         name = record.title(found.best)
         metric = f"`{record.objective}`"
         sure = f" (95 % interval {spread})" if spread.startswith("[") else f" ({spread} over seeds)" if spread else ""
-        lines.append(f"{_named(name)} is the best: {metric} {value}{sure}.")
+        lines.append(f"{_named(name)}{_settings(found)} is the best: {metric} {value}{sure}.")
         if said.percent is not None:
             how = {
                 True: "a significant difference",
@@ -72,6 +75,16 @@ def answer(found: Findings, shown: Table | None, *, several: bool) -> str:
     level = "h3" if several else "h2"
     box = f'<div class="care"><{level}>Read this with care</{level}>{pieces.listed(care)}</div>' if care else ""
     return f'<p class="lead">{pieces.words(lead)}</p>\n{pieces.tiles(entries)}\n{box}'
+
+
+def _settings(found: Findings) -> str:
+    """What an unnamed trial is, in a few of its settings."""
+    best = found.best
+    if best is None or best.row:
+        return ""
+    shown = [f"{key} {plain(best.config[key])}" for key in best.searched if key in best.config]
+    more = ", …" if len(shown) > _SETTINGS else ""
+    return f" ({', '.join(shown[:_SETTINGS])}{more})".replace("`", "'") if shown else ""
 
 
 def _named(name: str) -> str:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vltune.canvas import FAINT, INK, LINE, PALETTE, single_axes
+from vltune.canvas import FAINT, LINE, PALETTE, single_axes
 from vltune.contract import Direction, is_better
 
 WIDE, NARROW = 9.6, 4.4
@@ -24,7 +24,7 @@ def curves(histories: Sequence[Sequence[tuple[int, float]]], metric: str, *, wid
         metric: its name.
         width: in inches.
     """
-    figure, axes = single_axes(width, 3.5)
+    figure, axes = single_axes(width, 3.3)
     for number, points in reversed(list(enumerate(histories))):
         finite = [(epoch, value) for epoch, value in points if math.isfinite(value)]
         if not finite:
@@ -77,7 +77,7 @@ def history(
 
 def _finish(axes: Axes, title: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(title, loc="left", fontsize=11, weight="bold", color=INK)
+    axes.set_title(title, loc="left", fontsize=9.5, color=FAINT)
     axes.margins(x=0.03)
 
 
@@ -86,9 +86,9 @@ def swatch(number: int) -> str:
     return f"var(--c{number})" if number < NAMED else "var(--line)"
 
 
-def series(histories: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[str, str]]:
+def series(histories: Mapping[str, Sequence[tuple[int, float]]]) -> list[tuple[str, str, str]]:
     """Names and colours of curves, for the page's legend; all without a colour of their own are one entry."""
     names = list(histories)
-    shown = [(name, swatch(number)) for number, name in enumerate(names[:NAMED])]
+    shown = [(name, swatch(number), "line") for number, name in enumerate(names[:NAMED])]
     rest = len(names) - NAMED
-    return shown + ([(f"{rest} other trial{'s' * (rest > 1)}", swatch(NAMED))] if rest > 0 else [])
+    return shown + ([(f"{rest} other trial{'s' * (rest > 1)}", swatch(NAMED), "line")] if rest > 0 else [])

@@ -17,6 +17,12 @@ _KINDS = {
     APART: "Where the models differ most",
     SOME: "Some of the pictures",
 }
+_SIGNS = {
+    "line": '<path d="M0 6H34" stroke-width="4"></path>',
+    "dashes": '<path d="M0 6H34" stroke-width="3" stroke-dasharray="9 4"></path>',
+    "dot": '<circle cx="17" cy="6" r="5"></circle>',
+    "cross": '<path d="M12 1L22 11M12 11L22 1" stroke-width="2.5"></path>',
+}
 _SHOWN_REFERENCES = 2
 _COLORS = 6
 _LINK = re.compile(r"\s*\([^()]*https?://[^()\s]*\)")
@@ -41,10 +47,9 @@ def page(*, title: str, head: str, sections: Sequence[tuple[str, str, str]], foo
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{BASE}{TABLE}{REPORT}</style>\n</head>\n<body>\n"
-        '<a class="skip" href="#top">Skip to the report</a>\n<div class="with-toc">\n'
+        f'<main class="with-toc">\n<header>{head}</header>\n'
         f'<nav class="toc" aria-label="On this page"><p>On this page</p><ol>{links}</ol></nav>\n'
-        f'<main id="top">\n<header>{head}</header>\n{bodies}\n<footer>{foot}</footer>\n</main>\n</div>\n'
-        "</body>\n</html>\n"
+        f"{bodies}\n<footer>{foot}</footer>\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -95,12 +100,12 @@ def command(line: str, about: str = "") -> str:
     return f'{said}<pre class="wrap"><code>{escape(line)}</code></pre>'
 
 
-def legend(names: Sequence[tuple[str, str]]) -> str:
-    """What the colours of curves stand for: name, colour."""
+def legend(names: Sequence[tuple[str, str, str]]) -> str:
+    """What colours and signs of a plot stand for: name, colour, and one of ``line``, ``dashes``, ``dot``, ``cross``."""
     items = "".join(
-        '<li><svg viewBox="0 0 34 12" aria-hidden="true"><path d="M0 6H34" stroke-width="4" '
-        f'style="stroke: {color}"></path></svg>{escape(name)}</li>'
-        for name, color in names
+        f'<li><svg viewBox="0 0 34 12" aria-hidden="true" style="stroke: {color}; fill: {color}">{_SIGNS[sign]}</svg>'
+        f"{escape(name)}</li>"
+        for name, color, sign in names
     )
     return f'<ul class="legend">{items}</ul>'
 

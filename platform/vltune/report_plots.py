@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vltune import report_pieces as pieces
 from vltune.compare import COMPETING
+from vltune.contract import RunRow
 from vltune.figures import metric_against_parameters, pareto_fronts
 from vltune.findings import Findings, ranked
 from vltune.illustrations import FIGURES, FOLDER, INDEX, MODULES
@@ -59,9 +60,11 @@ def _history(found: Findings) -> str:
     if len(values) < 2:
         return ""
     level = base.metrics[record.objective] if base else math.nan
-    marks = [("a finished trial", "var(--c0)"), ("the best so far", "var(--c1)")]
-    marks += [("a trial that was stopped, pruned or still runs", "var(--faint)")] if _unfinished(values) else []
-    marks += [(f"the base row, {record.base_row}", "var(--faint)")] if base else []
+    marks = [("a finished trial", "var(--c0)", "dot"), ("the best so far", "var(--c1)", "line")]
+    marks += (
+        [("a trial that was stopped, pruned or still runs", "var(--faint)", "cross")] if _unfinished(values) else []
+    )
+    marks += [(f"the base row, {record.base_row}", "var(--faint)", "dashes")] if base else []
     text = f"{record.objective} of {len(values)} trials in the order in which they began"
     drawn = [
         inline_svg(
@@ -81,34 +84,45 @@ def _unfinished(values: Sequence[tuple[int, float, str]]) -> bool:
 
 
 def _curves(found: Findings) -> list[str]:
-    record, parts = found.record, []
+    """The objective at full width; the losses, which say whether more training would help, side by side below."""
+    record = found.record
+    first, *losses = dict.fromkeys((record.objective, "val_loss", "train_loss"))
+    parts = [_curve(found, first, (("wide", WIDE), ("narrow", NARROW)))]
+    beside = [part for metric in losses if (part := _curve(found, metric, (("", NARROW),)))]
+    return parts + (
+        [f'<div class="panels two">{"".join(f"<div>{part}</div>" for part in beside)}</div>'] if beside else []
+    )
+
+
+def _curve(found: Findings, metric: str, widths: Sequence[tuple[str, float]]) -> str:
+    """The learning curves of all trials, the best ones named; an empty text where nobody has the metric."""
+    record = found.record
     order = [row.uid for row in ranked(found.rows, record.objective, record.direction)]
     order += [trial.uid for trial in found.trials if trial.uid not in order]
     titles = {trial.uid: record.title(trial) for trial in found.trials}
-    for metric in dict.fromkeys((record.objective, "val_loss", "train_loss")):
-        histories: dict[str, list[tuple[int, float]]] = {}
-        for uid in order:
-            points = [(e.epoch, e.metrics[metric]) for e in found.epochs[uid] if metric in e.metrics]
-            points = [(epoch, value) for epoch, value in points if math.isfinite(value)]
-            if points:
-                # Segments of a population may share a name.
-                histories[titles[uid] if titles[uid] not in histories else f"{titles[uid]} ({uid})"] = points
-        if not histories:
-            continue
-        drawn = [
-            inline_svg(
-                curves([*histories.values()], metric, width=width),
-                name=f"curves{metric}{kind}{record.name}",
-                text=f"{metric} of {len(histories)} trials after each epoch",
-                kind=kind,
-            )
-            for kind, width in (("wide", WIDE), ("narrow", NARROW))
-        ]
-        way = record.metrics.get(metric, "min")
-        reads = f"After each epoch; {'higher' if way == 'max' else 'lower'} is better. The best trials have colours."
-        reads = f"{found.explained[metric]} {reads}" if metric in found.explained else reads
-        parts.append(pieces.plot(f"Learning curves: {metric}", reads, drawn, pieces.legend(series(histories))))
-    return parts
+    histories: dict[str, list[tuple[int, float]]] = {}
+    for uid in order:
+        points = [(e.epoch, e.metrics[metric]) for e in found.epochs[uid] if metric in e.metrics]
+        points = [(epoch, value) for epoch, value in points if math.isfinite(value)]
+        if points:
+            # Segments of a population may share a name.
+            histories[titles[uid] if titles[uid] not in histories else f"{titles[uid]} ({uid})"] = points
+    if not histories:
+        return ""
+    text = f"{metric} of {len(histories)} trials after each epoch"
+    drawn = [
+        inline_svg(
+            curves([*histories.values()], metric, width=width),
+            name=f"curves{metric}{kind}{record.name}",
+            text=text,
+            kind=kind,
+        )
+        for kind, width in widths
+    ]
+    way = record.metrics.get(metric, "min")
+    reads = f"After each epoch; {'higher' if way == 'max' else 'lower'} is better."
+    reads = f"{found.explained[metric]} {reads}" if metric in found.explained else reads
+    return pieces.plot(f"Learning curves: {metric}", reads, drawn, pieces.legend(series(histories)))
 
 
 def _against(found: Findings) -> str:
@@ -126,8 +140,9 @@ def _against(found: Findings) -> str:
     )
 
 
-def _panel(found: Findings, rows: Sequence, name: str) -> str:
+def _panel(found: Findings, rows: Sequence[RunRow], name: str) -> str:
     figure = metric_against_parameters(rows, [name], found.record.objective)
+    figure.set_size_inches(3.4, 2.7)
     text = f"{found.record.objective} against {name}"
     return inline_svg(figure, name=f"against{name}{found.record.name}", text=text)
 
