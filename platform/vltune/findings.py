@@ -47,7 +47,7 @@ class Findings:
     @property
     def counts(self) -> Counter[str]:
         """State -> trials."""
-        return Counter(trial.state for trial in self.trials)
+        return Counter(self.state_of(trial) for trial in self.trials)
 
     @property
     def seconds(self) -> float:
@@ -74,6 +74,10 @@ class Findings:
         """The base row, if it has a value."""
         named = [r for r in self.folded if self.record.base_row and r.name == self.record.base_row]
         return next((row for row in named if math.isfinite(row.metrics.get(self.record.objective, math.nan))), None)
+
+    def state_of(self, trial: TrialRecord) -> str:
+        """A trial's state; what nobody drives does not run."""
+        return "interrupted" if trial.state == "running" and self.state == "interrupted" else trial.state
 
     def trial(self, uid: str) -> TrialRecord:
         """A trial by its uid."""

@@ -65,11 +65,13 @@ a { color: var(--mark); }
 main { padding: 2.5rem 1.5rem 5rem; max-width: 66rem; margin: 0 auto; }
 h1 { font-size: clamp(1.6rem, 1.15rem + 1.9vw, 2.4rem); line-height: 1.18; letter-spacing: -.015em; font-weight: 700;
   margin: .35rem 0 1rem; max-width: 30em; text-wrap: balance; }
-h2 { font-size: 1.5rem; line-height: 1.25; letter-spacing: -.01em; margin: 3.75rem 0 .75rem; padding-top: 1.25rem;
+h2 { font-size: 1.5rem; line-height: 1.25; letter-spacing: -.01em; margin: 3rem 0 .75rem; padding-top: 1.1rem;
   border-top: 1px solid var(--line); scroll-margin-top: .5rem; }
 h3 { font-size: 1.1rem; line-height: 1.35; margin: 2.25rem 0 .35rem; }
 p, .prose li { max-width: 44rem; }
 p { margin: 0 0 .9rem; }
+.frame { font-size: .92rem; }
+.frame th, .frame td { padding: .4rem .55rem; }
 .eyebrow { color: var(--faint); font-size: .9rem; margin: 0; }
 .lead { font-size: 1.2rem; line-height: 1.5; max-width: 40rem; }
 .faint, .read { color: var(--faint); }

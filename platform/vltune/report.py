@@ -236,10 +236,8 @@ def _gallery(shown: Exhibition | None) -> str:
         return ""
     by = f"The order is by the mean `{shown.metric}` of the captions, each scored for itself." if shown.metric else ""
     who = "several models caption" if len(shown.models) > 1 else "the model captions"
-    read = (
-        f"The same validation pictures as {who} them, chosen from {shown.pictures:,} so that one sees the good and the "
-        f"bad. {by}"
-    )
+    what = "The same validation pictures" if len(shown.models) > 1 else "Validation pictures"
+    read = f"{what} as {who} them, chosen from {shown.pictures:,} so that one sees the good and the bad. {by}"
     return f"<p>{pieces.words(read)}</p>\n{pieces.gallery(shown)}"
 
 

@@ -69,7 +69,8 @@ def answer(found: Findings, shown: Table | None, *, several: bool) -> str:
     state = {"running": "The search is still running: all of this may change.", "interrupted": _interrupted(found)}
     entries += [("trials", str(len(found.trials)), _counts(found)), ("time", duration(found.seconds), _spent(found))]
     if found.best is not None:
-        entries.append(("best trial", found.best.uid, f"best epoch {_best_epoch(found)}"))
+        short = found.best.row or f"trial {found.best.number}"
+        entries.append(("best trial", short, f"{found.best.uid}, best epoch {_best_epoch(found)}"))
     lead = " ".join(filter(None, [state.get(found.state, ""), *lines]))
     care = cautions(found, said)
     level = "h3" if several else "h2"

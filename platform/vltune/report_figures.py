@@ -66,7 +66,10 @@ def history(
         axes.step(*zip(*so_far, strict=True), where="post", color=PALETTE[1], lw=1.6)
     if math.isfinite(base):
         axes.axhline(base, color=FAINT, lw=1.0, ls="--")
-    for states, color, marker in ((("finished",), PALETTE[0], "o"), (("pruned", "stopped", "running"), FAINT, "x")):
+    for states, color, marker in (
+        (("finished",), PALETTE[0], "o"),
+        (("pruned", "stopped", "running", "interrupted"), FAINT, "x"),
+    ):
         own = [(number, value) for number, value, state in finite if state in states]
         if own:
             axes.scatter(*zip(*own, strict=True), s=34, color=color, marker=marker, lw=1.4, zorder=3)

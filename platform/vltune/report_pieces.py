@@ -179,7 +179,7 @@ def _card(item: GalleryItem, shown: Exhibition) -> str:
         )
     about = f"People wrote: {item.references[0]}" if item.references else f"Picture {item.id}"
     return (
-        f'<figure class="card"><img src="{picture_uri(item.picture)}" alt="{escape(about)}" loading="lazy">'
+        f'<figure class="card"><img src="{picture_uri(item.picture)}" alt="{escape(about)}">'
         f'<figcaption><ul class="said">{"".join(said)}</ul>{_people(item.references)}</figcaption></figure>'
     )
 
@@ -202,7 +202,7 @@ def drawing(uri: str, *, width: int, height: int, title: str, reads: str) -> str
     return (
         f'<figure><h3>{escape(title)}</h3><p class="read">{words(reads)}</p><div class="paper{broad}" tabindex="0" '
         f'role="region" aria-label="{escape(title)}"><img src="{uri}" width="{width}" height="{height}" '
-        f'alt="{escape(f"{title}. {reads}")}" loading="lazy"></div></figure>'
+        f'alt="{escape(f"{title}. {reads}")}"></div></figure>'
     )
 
 

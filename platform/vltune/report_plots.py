@@ -56,7 +56,7 @@ def _history(found: Findings) -> str:
         row = next((row for row in found.rows if row.uid == trial.uid), None)
         value = row.metrics.get(record.objective, math.nan) if row else math.nan
         if math.isfinite(value):
-            values.append((trial.number, value, trial.state))
+            values.append((trial.number, value, found.state_of(trial)))
     if len(values) < 2:
         return ""
     level = base.metrics[record.objective] if base else math.nan
@@ -167,7 +167,7 @@ def _front(found: Findings) -> str:
 
 def _times(found: Findings) -> str:
     trials = [trial for trial in found.trials if trial.uid in found.times]
-    spans = [(found.record.title(trial), trial.state, *found.times[trial.uid]) for trial in trials]
+    spans = [(found.record.title(trial), found.state_of(trial), *found.times[trial.uid]) for trial in trials]
     reads = "From the first start to the last word of each trial."
     return f"<h3>When each trial ran</h3><p class='read'>{reads}</p>{pieces.timeline(spans)}" if spans else ""
 

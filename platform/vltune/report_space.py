@@ -49,13 +49,14 @@ def space(found: Findings, described: Description | None, family: type[Family] |
         head += "<p>The file of the search is not what it was, so these are the values that trials had.</p>"
         entries = _observed(found, texts)
     asked = {name for name, *_ in entries}
+    given = [entry for entry in entries if entry[0] in record.pins]
+    searched = [entry for entry in entries if entry[0] not in record.pins]
     own = {key: value for key, value in record.pins.items() if key not in asked}
-    if own:
-        entries += [
-            (key, f"{escape(plain_text(value))} <em>(set by hand)</em>", texts.get(key, ""))
-            for key, value in own.items()
-        ]
-    return head + (pieces.facts(entries) or "<p>Nothing was searched: all settings were given.</p>")
+    given += [(key, escape(plain_text(value)), texts.get(key, "")) for key, value in own.items()]
+    body = "<h3>Searched</h3>" + pieces.facts(searched) if searched else "<p>Nothing was searched.</p>"
+    if given:
+        body += f"<h3>Set by hand</h3><p class='read'>The same in all trials.</p>{pieces.facts(given)}"
+    return head + body
 
 
 def _verb(text: str) -> str:
@@ -66,7 +67,7 @@ def _verb(text: str) -> str:
 def _entry(parameter: Parameter, pins: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[str, str, str]:
     about = texts.get(parameter.name, "")
     if parameter.name in pins:
-        return parameter.name, f"{escape(plain_text(pins[parameter.name]))} <em>(set by hand)</em>", about
+        return parameter.name, escape(plain_text(pins[parameter.name])), about
     condition = parameter.condition.replace("=", " = ").replace("|", " or ")
     when = f" <em>({escape(condition)})</em>" if condition else ""
     return parameter.name, escape(range_words(parameter)) + when, about

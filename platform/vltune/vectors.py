@@ -51,6 +51,6 @@ def _escaped(text: str) -> str:
 
 
 def _squeezed(body: str) -> str:
-    """Coordinates with as many digits as can be seen, and no blank lines."""
-    body = re.sub(r"(\d+\.\d{2})\d+", r"\1", body)
+    """Coordinates, which stand in tags, with as many digits as can be seen; no blank lines."""
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d+\.\d{2})\d+", r"\1", tag[0]), body)
     return re.sub(r"\n\s*", "\n", body)
