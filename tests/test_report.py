@@ -23,7 +23,7 @@ from vltune.ledger import Ledger
 from vltune.parameters import Parameter
 from vltune.report import Sources, write_report
 from vltune.report_space import range_words
-from vltune.summary import table, trial_folder
+from vltune.summary import table, trial_folder, write_summary
 
 VOID = ("meta", "wbr", "img", "br", "use", "path", "circle")
 SOURCES = Sources(families={"captioning": Toy})
@@ -320,6 +320,16 @@ def test_what_metrics_say_is_of_metrics_that_there_are() -> None:
     assert {*Capdec.explained} - {"train_loss"} <= {*Capdec.metrics}
     assert Data("n", HASH, {}).files == {}
     assert METRICS.keys() <= Capdec.metrics.keys()
+
+
+def test_the_runs_note_leads_to_the_report(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    written = write_report(ledger, ["toy"], storage=tmp_path, sources=SOURCES)
+    payload = write_summary(ledger, "toy", tmp_path, report=written.path.name)
+    assert written.path.parent == Path(payload["files"])
+    assert payload["note"].startswith("**[Read the report](#/experiments/{experiment_id}/runs/{run_id}/artifacts/")
+    assert "comparison/report.html?" in payload["note"]
+    assert "Read the report" not in write_summary(ledger, "toy", tmp_path)["note"]
 
 
 # -- the command

@@ -36,10 +36,11 @@ def search_note(
     """
     parts = [question]
     if report:
-        # MLflow sends HTML as a file to keep; the tab of artifacts shows it in place.
-        page = f"#/experiments/{EXPERIMENT_ID}/runs/{RUN_ID}/artifacts/{report}"
+        # First, because MLflow folds a note after a few lines. It sends HTML as a file to keep; its tab of artifacts shows
+        # the page in place.
+        page = f"#/experiments/{EXPERIMENT_ID}/runs/{RUN_ID}/artifacts/{report}?workflowType=machine_learning"
         kept = f"get-artifact?path={report}&run_uuid={RUN_ID}"
-        parts.append(f"**[Read the report]({page})**, with pictures and plots, or [keep it as a file]({kept}).")
+        parts = [f"**[Read the report]({page})**, with pictures and plots, or [keep it as a file]({kept}).", question]
     if trials:
         states = ", ".join(f"{count} {state}" for state, count in trials.items())
         parts.append(f"**{sum(trials.values())} trials:** {states}. Objective: `{objective}`.")

@@ -116,7 +116,7 @@ figcaption { color: var(--faint); font-size: .95rem; max-width: 44rem; }
 .legend { list-style: none; margin: .25rem 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.25rem;
   font-size: .92rem; }
 .legend svg { width: 1.7rem; height: .6rem; margin-right: .45rem; vertical-align: middle; }
-.bars { margin: .5rem 0 1.5rem; display: grid; grid-template-columns: minmax(6rem, 14rem) minmax(0, 1fr) 4.5rem;
+.bars { margin: .5rem 0 1.5rem; display: grid; grid-template-columns: minmax(6rem, 14rem) minmax(0, 1fr) 5.5rem;
   gap: .3rem .9rem; align-items: center; font-size: .95rem; }
 .bars dt { overflow-wrap: anywhere; line-height: 1.3; }
 .bars dd { margin: 0; }
@@ -128,8 +128,7 @@ figcaption { color: var(--faint); font-size: .95rem; max-width: 44rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17.5rem, 100%), 1fr)); gap: 1.5rem 1.25rem;
   margin: .75rem 0 1rem; align-items: start; }
 .card { margin: 0; background: var(--card); border-radius: .6rem; overflow: hidden; }
-.card > img { width: 100%; height: auto; aspect-ratio: 4 / 3; object-fit: contain; display: block;
-  background: var(--line); }
+.card > img { width: 100%; height: auto; aspect-ratio: 4 / 3; object-fit: contain; display: block; }
 .card figcaption { padding: .8rem 1rem 1rem; color: var(--ink); max-width: none; font-size: .95rem; line-height: 1.45; }
 .said { list-style: none; margin: 0; padding: 0; }
 .said li { padding: .3rem 0 .3rem .7rem; border-left: 3px solid var(--c6); margin-bottom: .45rem; }
@@ -163,7 +162,7 @@ footer { color: var(--faint); font-size: .9rem; margin-top: 4rem; border-top: 1p
 @media (max-width: 46rem) {
   main { padding: 1.5rem 1rem 3rem; } .toc ol { columns: 1; }
   .facts { grid-template-columns: minmax(0, 1fr); } .facts dd { border-top: 0; padding-top: 0; }
-  .bars { grid-template-columns: minmax(0, 1fr) 4.5rem; gap: .1rem .75rem; }
+  .bars { grid-template-columns: minmax(0, 1fr) 5.5rem; gap: .1rem .75rem; }
   .bars dt { grid-column: 1 / -1; margin-top: .45rem; }
   .plot > .wide { display: none; } .plot > .narrow { display: block; }
   .paper.broad img { max-width: none; width: 46rem; }

@@ -234,9 +234,11 @@ def gallery_of(
 def _gallery(shown: Exhibition | None) -> str:
     if shown is None:
         return ""
-    by = f"The order is by the mean `{shown.metric}` of the captions, each scored for itself." if shown.metric else ""
-    who = "several models caption" if len(shown.models) > 1 else "the model captions"
-    what = "The same validation pictures" if len(shown.models) > 1 else "Validation pictures"
+    several = len(shown.models) > 1
+    score = f"the mean `{shown.metric}` of the captions of a picture" if several else f"its caption's `{shown.metric}`"
+    by = f"They are ordered by {score}." if shown.metric else ""
+    who = "several models caption" if several else "the model captions"
+    what = "The same validation pictures" if several else "Validation pictures"
     read = f"{what} as {who} them, chosen from {shown.pictures:,} so that one sees the good and the bad. {by}"
     return f"<p>{pieces.words(read)}</p>\n{pieces.gallery(shown)}"
 

@@ -334,16 +334,16 @@ def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "",
         )
     if record.further_objectives and sum(bool(row.metrics) for row in rows.values()) > 1:
         figures["pareto"] = pareto_fronts(list(rows.values()), record.directions)
-    if page := study_page(ledger.url, run, objectives=record.directions):
-        (folder / "study.html").write_text(page, encoding="utf-8")
+    if plots := study_page(ledger.url, run, objectives=record.directions):
+        (folder / "study.html").write_text(plots, encoding="utf-8")
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
     page = f"{folder.name}/{report}" if report else ""
-    return _payload(ledger, record, shown, folder, remarks=remarks, report=page)
+    return _payload(ledger, record, shown, folder, remarks=remarks, page=page)
 
 
 def _payload(
-    ledger: Ledger, record: SearchRecord, shown: Table, folder: Path, *, remarks: str, report: str
+    ledger: Ledger, record: SearchRecord, shown: Table, folder: Path, *, remarks: str, page: str
 ) -> dict[str, Any]:
     trials = ledger.trials(record.name)
     payload: dict[str, Any] = {
@@ -367,6 +367,6 @@ def _payload(
         best=best,
         table=as_markdown(shown),
         remarks=remarks,
-        report=report,
+        report=page,
     )
     return payload
