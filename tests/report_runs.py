@@ -36,7 +36,7 @@ class Toy(Captioning):
     data: ClassVar[Data | None] = None
 
     @classmethod
-    def load(cls, config: Any, cache: str) -> Data:  # noqa: ARG003
+    def load(cls, config: Any, cache: str) -> Data:
         assert cls.data is not None
         return cls.data
 

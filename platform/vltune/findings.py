@@ -268,7 +268,7 @@ def ranked(rows: Sequence[RunRow], objective: str, direction: Direction) -> list
 def plain(value: Any) -> str:
     """A field's value as people read it."""
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -36,8 +36,8 @@ def search_note(
     """
     parts = [question]
     if report:
-        # First, because MLflow folds a note after a few lines. It sends HTML as a file to keep; its tab of artifacts shows
-        # the page in place.
+        # First, because MLflow folds a note after a few lines. It sends HTML as a file to keep; its tab of artifacts
+        # shows the page in place.
         page = f"#/experiments/{EXPERIMENT_ID}/runs/{RUN_ID}/artifacts/{report}?workflowType=machine_learning"
         kept = f"get-artifact?path={report}&run_uuid={RUN_ID}"
         parts = [f"**[Read the report]({page})**, with pictures and plots, or [keep it as a file]({kept}).", question]

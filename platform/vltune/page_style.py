@@ -15,7 +15,11 @@ h1 { font-size: 1.4rem; line-height: 1.25; margin: 0 0 .25rem; }
 """Colours, letters and edges of a page."""
 
 TABLE = """
-.frame { overflow-x: auto; }
+.frame { overflow-x: auto; --shade: color-mix(in srgb, var(--ink) 16%, transparent);
+  background: linear-gradient(to right, var(--page) 40%, transparent) 0 0 / 3rem 100% local,
+    linear-gradient(to left, var(--page) 40%, transparent) 100% 0 / 3rem 100% local,
+    linear-gradient(to right, var(--shade), transparent) 0 0 / .8rem 100% scroll,
+    linear-gradient(to left, var(--shade), transparent) 100% 0 / .8rem 100% scroll; background-repeat: no-repeat; }
 .frame table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .frame th, .frame td { padding: .45rem .65rem; text-align: right; vertical-align: top; white-space: nowrap; }
 .frame th { border-bottom: 2px solid var(--ink); vertical-align: bottom; font-weight: 600; white-space: normal; }

@@ -37,13 +37,15 @@ def html_table(table: Table) -> str:
             _cell(table, index, column, text, spreads.get((index, column.key), ""))
             for column, text in zip(table.columns, texts[index], strict=True)
         )
-        best = any(table.marks.get((index, column.key)) == BEST for column in table.columns)
+        aims = table.objectives or [column.key for column in table.columns]
+        best = any(table.marks.get((index, key)) == BEST for key in aims)
         kind = " ".join(filter(None, (row.state, "best" if best else "")))
         rows.append(f'<tr class="{escape(kind)}">{cells}</tr>')
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
     body = "\n".join(rows)
     return (
-        f'<div class="frame"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>\n'
+        f'<div class="frame" tabindex="0" role="region" aria-label="Table of results">'
+        f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>\n"
         f'<ul class="notes">{notes}</ul>'
     )
 

@@ -187,7 +187,7 @@ def _results(shown: Table | None) -> str:
         "<p>One row for each configuration, the best first. What has to be known about the numbers stands below the "
         "table.</p>"
     )
-    return f'{read}<div tabindex="0" role="region" aria-label="Table of all results">{html_table(shown)}</div>'
+    return read + html_table(shown)
 
 
 def gallery_of(
@@ -250,7 +250,7 @@ def _model(found: Findings, storage: Path, family: type[Family] | None) -> str:
     if found.best is None:
         return ""
     row = next(row for row in found.rows if row.uid == found.best.uid)
-    size = f"<p>{escape(found.record.title(found.best))}, of the family <code>{escape(found.record.family)}</code>"
+    size = f"<p>“{escape(found.record.title(found.best))}”, of the family <code>{escape(found.record.family)}</code>"
     size += f", has {amount(row.parameters)} parameters.</p>" if row.parameters else ".</p>"
     return size + modules(found, storage) + configuration(found, family)
 

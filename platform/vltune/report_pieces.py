@@ -23,9 +23,10 @@ _SIGNS = {
     "dot": '<circle cx="17" cy="6" r="5"></circle>',
     "cross": '<path d="M12 1L22 11M12 11L22 1" stroke-width="2.5"></path>',
 }
+_LEAST_SHARE = 0.01
 _SHOWN_REFERENCES = 2
 _COLORS = 6
-_LINK = re.compile(r"\s*\([^()]*https?://[^()\s]*\)")
+_LINK = re.compile(r"\s*\([^()]*https?://[^()]*\)")
 
 
 def page(*, title: str, head: str, sections: Sequence[tuple[str, str, str]], foot: str) -> str:
@@ -111,14 +112,17 @@ def legend(names: Sequence[tuple[str, str, str]]) -> str:
 
 
 def bars(values: Mapping[str, float]) -> str:
-    """Shares of a whole as bars, from 0 to 1, with their numbers."""
+    """Shares of a whole as bars, from 0 to 1, with their numbers; the least are named together."""
     greatest = max(values.values(), default=0.0) or 1.0
+    least = [name for name, value in values.items() if value < _LEAST_SHARE]
     rows = (
         f'<dt><code>{escape(name)}</code></dt><dd class="track"><i style="left:0;width:{100 * value / greatest:.1f}%">'
         f'</i></dd><dd class="value">{100 * value:.0f} %</dd>'
         for name, value in values.items()
+        if name not in least
     )
-    return f'<dl class="bars">{"".join(rows)}</dl>' if values else ""
+    rest = f'<p class="read">Less than 1 % each: {escape(", ".join(least))}.</p>' if least else ""
+    return f'<dl class="bars">{"".join(rows)}</dl>{rest}' if values else ""
 
 
 def timeline(spans: Sequence[tuple[str, str, float, float]]) -> str:

@@ -35,7 +35,7 @@ def plots(ledger: Ledger, found: Findings) -> str:
             "whether a trial is among the better ones. With few trials this is a hint and no more.</p>"
             + pieces.bars(share)
         )
-    parts += [_against(found), _front(found), _times(found)]
+    parts += [_against(found, [*shares.get(record.objective, {})]), _front(found), _times(found)]
     page = study_page(ledger.url, record.name, objectives=record.directions)
     if page:
         inner = pieces.inner_page(page, f"Optuna's plots of {record.name}")
@@ -125,11 +125,13 @@ def _curve(found: Findings, metric: str, widths: Sequence[tuple[str, float]]) ->
     return pieces.plot(f"Learning curves: {metric}", reads, drawn, pieces.legend(series(histories)))
 
 
-def _against(found: Findings) -> str:
+def _against(found: Findings, ranked_names: Sequence[str]) -> str:
+    """A panel for each setting, those that matter most first."""
     metric = found.record.objective
     rows = [row for row in found.folded if math.isfinite(row.metrics.get(metric, math.nan))]
     names = sorted({name for row in rows for name in row.searched if name in row.config})
     names = [name for name in names if len({repr(row.config[name]) for row in rows if name in row.config}) > 1]
+    names.sort(key=lambda name: ranked_names.index(name) if name in ranked_names else len(ranked_names))
     if len(rows) < 2 or not names:
         return ""
     panels = "".join(f'<figure class="plot">{_panel(found, rows, name)}</figure>' for name in names)
@@ -189,7 +191,7 @@ def drawings(found: Findings, storage: Path, *, captions: bool) -> str:
         why = "a pruned trial draws nothing" if found.best.state == "pruned" else "they are gone"
         return f"<p>There are no drawings of {escape(found.record.title(found.best))}: {why}.</p>"
     parts = [_drawing(folder, entry) for entry in index if captions or entry["file"] != _CAPTIONS]
-    head = f"<p>What {escape(found.record.title(found.best))} drew of itself, with the weights of its best epoch.</p>"
+    head = f"<p>What “{escape(found.record.title(found.best))}” drew of itself, with the weights of its best epoch.</p>"
     return head + "\n".join(parts) if parts else ""
 
 

@@ -91,7 +91,8 @@ def _sources(ledger: "Ledger", arguments: Namespace) -> Any:
     from vltune.report import Sources
     from vltune.space import describe, load_search
 
-    families, spaces = dict(FAMILIES), {}
+    families: dict[str, Any] = dict(FAMILIES)
+    spaces = {}
     if arguments.space is not None:
         own = load_search(arguments.space, SEARCHES)
         families[own.family.name] = own.family
