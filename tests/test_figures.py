@@ -9,6 +9,7 @@ from matplotlib.text import Text
 from tests.test_compare import measured, run, table
 from vltune import figures
 from vltune.errors import BadInput
+from vltune.gallery import GalleryItem
 
 
 def png(figure):
@@ -142,12 +143,13 @@ def test_many_names_are_left_out_rather_than_drawn_over_each_other():
 
 def test_a_gallery_shows_every_picture_with_its_captions():
     picture = np.zeros((30, 40, 3), np.uint8)
-    item = figures.GalleryItem(picture, {"lstm": "a dog for $5 or $6", "gru": ""}, ("A dog that runs " * 5,))
-    figure = figures.captions_gallery([item] * 4)
+    item = GalleryItem(picture, {"lstm": "a dog for $5 or $6", "gru": ""}, ("A dog that runs " * 5,))
+    figure = figures.captions_gallery({"Best": [item] * 4})
     assert png(figure)
     assert len([axes for axes in figure.axes if axes.images]) == 4
     words = texts(figure)
     assert words.count("lstm") == 4
+    assert words.count("Best") == 1
     assert words.count(r"a dog for \$5 or \$6") == 4
     assert words.count("(empty)") == 4
     assert_apart(figure, [text for axes in figure.axes for text in axes.texts])
@@ -159,7 +161,7 @@ def test_nothing_to_draw_is_said():
         lambda: figures.caption_lengths({"caption_lengths": {}}),
         lambda: figures.picture_sizes({}),
         lambda: figures.metric_against_parameters([run("a")], ["heads"], "cider"),
-        lambda: figures.captions_gallery([]),
+        lambda: figures.captions_gallery({}),
         lambda: figures.pareto_fronts([run("a", 1.0)], {"cider": "max"}),
         lambda: figures.pareto_fronts([run("a", 1.0)], {"cider": "max", "parameters": "min"}),
     ):

@@ -78,7 +78,7 @@ def listed(folder: Path) -> list[dict[str, str]]:
 
 def test_figures_and_modules_are_files_beside_the_checkpoints(tmp_path: Path) -> None:
     runtime = run(Shown, tmp_path, epochs=2)
-    assert listed(tmp_path) == [{"file": "errors.png", "title": "T", "reads": "R."}]
+    assert listed(tmp_path) == [{"file": "errors.png", "title": "T", "reads": "R.", "head": 71}]
     with Image.open(tmp_path / FOLDER / FIGURES / "errors.png") as image:
         assert min(image.size) > 200
     total = runtime.reports[-1].metrics["parameters"]

@@ -267,7 +267,8 @@ def test_a_search_arrives_once_whatever_is_sent_again(tracker, tmp_path):
     files.mkdir()
     (files / "comparison.md").write_text("| a |\n|---|\n| 1 |\n")
     table = {"trial": ["a0", "a1"], "cider": [0.5, None]}
-    ledger.add("", "summary", state="finished", note="**done**", files=str(files), table=table, best={"cider": 0.5})
+    done = search_note(question="Why?", run="again", objective="cider", report="comparison/report.html")
+    ledger.add("", "summary", state="finished", note=done, files=str(files), table=table, best={"cider": 0.5})
 
     for after in (0, 0, 4):  # a driver that died before it marked anything, and one that died in the middle
         sender = Sender(tracker, ledger, search=search("again"), after=after, poll=0.01)
@@ -303,7 +304,12 @@ def test_a_search_arrives_once_whatever_is_sent_again(tracker, tmp_path):
         assert (root / "model.txt").read_text() == "module\n"
     parent = runs["parent"]
     assert parent.data.metrics == {"best/cider": 0.5}
-    assert parent.data.tags["mlflow.note.content"] == "**done**"
+    run_id, experiment = parent.info.run_id, parent.info.experiment_id
+    page = f"#/experiments/{experiment}/runs/{run_id}/artifacts/comparison/report.html?workflowType=machine_learning"
+    file = f"get-artifact?path=comparison/report.html&run_uuid={run_id}"
+    first, *rest = parent.data.tags["mlflow.note.content"].split("\n\n")
+    assert first == f"**[Read the report]({page})**, with pictures and plots, or [keep it as a file]({file})."
+    assert rest[0] == "Why?"
     assert json.loads((Path(parent.info.artifact_uri) / "comparison.json").read_text()) == {
         "columns": ["trial", "cider"], "data": [["a0", 0.5], ["a1", None]]
     }  # fmt: skip

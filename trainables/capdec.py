@@ -46,6 +46,7 @@ from trainables.parts.embedder_fields import (
 from trainables.parts.embedding_drawings import SEARCHED, Embedded, gap_drawing, similarity_drawing
 from trainables.parts.further_metrics import with_further
 from trainables.parts.kept_folders import open_kept_folder
+from trainables.parts.metric_words import CAPDEC_WORDS
 from trainables.parts.noise_fields import NoiseConfig, build_configured_noise, noise_keys
 from trainables.parts.pictures import read_picture
 from trainables.parts.prefix_fields import (
@@ -144,6 +145,7 @@ class Capdec(Family):
     embeddings of validation captions, ``noise_unmoved`` the share of captions of which it keeps none; 1 and 0 for noise
     that rejects nothing."""
     asked_by: ClassVar[dict[str, tuple[str, str]]] = ASKED_BY
+    explained: ClassVar[dict[str, str]] = CAPDEC_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = {
         **dict.fromkeys(

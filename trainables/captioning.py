@@ -35,6 +35,7 @@ from trainables.parts.decoding_fields import (
     write_captions,
 )
 from trainables.parts.further_metrics import with_further
+from trainables.parts.metric_words import CAPTION_WORDS
 from trainables.parts.picture_fields import (
     PictureConfig,
     build_picture_encoder,
@@ -85,6 +86,7 @@ class Captioning(Family):
     Config: ClassVar[type[TrialConfig]] = CaptioningConfig
     metrics: ClassVar[dict[str, Direction]] = METRICS
     asked_by: ClassVar[dict[str, tuple[str, str]]] = ASKED_BY
+    explained: ClassVar[dict[str, str]] = CAPTION_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = {
         **dict.fromkeys(TOKEN_METRICS, ("tokens", "min_word_count", "vocabulary_size", "max_tokens", "train_pictures")),

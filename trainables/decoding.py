@@ -17,6 +17,7 @@ from trainables.parts.caption_drawings import caption_gallery
 from trainables.parts.caption_fields import DRAWN_WITH, METRICS, TOKEN_METRICS
 from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, sampled_captions, with_samples
 from trainables.parts.further_metrics import with_further
+from trainables.parts.metric_words import CAPTION_WORDS
 from trainables.parts.metrics import drawn_bleu, score_captions
 from trainables.parts.scoring_fields import ASKED_BY, FURTHER_MEASURED_BY, RELATIVE
 from trainables.pretrained import Pretrained
@@ -88,6 +89,7 @@ class Decoding(Family):
         **dict.fromkeys(("distinct_captions", "caption_length"), "max"),
     }
     asked_by: ClassVar[dict[str, tuple[str, str]]] = ASKED_BY
+    explained: ClassVar[dict[str, str]] = CAPTION_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = {
         name: ("pictures", "score_prompt", *FURTHER_MEASURED_BY.get(name, ())) for name in metrics

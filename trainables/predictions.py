@@ -13,6 +13,7 @@ from trainables.parts.caption_drawings import caption_gallery
 from trainables.parts.caption_fields import DRAWN_WITH, METRICS, TOKEN_METRICS
 from trainables.parts.further_metrics import with_further
 from trainables.parts.kept_folders import open_kept_folder
+from trainables.parts.metric_words import CAPTION_WORDS
 from trainables.parts.metrics import drawn_bleu, score_captions
 from trainables.parts.scoring_fields import ASKED_BY, FURTHER, FURTHER_MEASURED_BY, RELATIVE, ScoringConfig, asks_for
 from vltune.configuration import Library, TrialConfig
@@ -73,6 +74,7 @@ class Predictions(Family):
     asked_by: ClassVar[dict[str, tuple[str, str]]] = {
         name: asked for name, asked in ASKED_BY.items() if name not in FURTHER["samples"]
     }
+    explained: ClassVar[dict[str, str]] = CAPTION_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = {
         name: fields for name, fields in FURTHER_MEASURED_BY.items() if name not in FURTHER["samples"]

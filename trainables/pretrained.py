@@ -31,6 +31,7 @@ from trainables.parts.further_metrics import with_further
 from trainables.parts.hub import hub_folder, hub_source
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.lora import add_adapters, is_adapter, unreached
+from trainables.parts.metric_words import CAPTION_WORDS
 from trainables.parts.pictures import read_picture
 from trainables.parts.scoring_fields import ASKED_BY, FURTHER_MEASURED_BY, RELATIVE
 from trainables.parts.vision_language import (
@@ -158,6 +159,7 @@ class Pretrained(Family):
     Config: ClassVar[type[TrialConfig]] = PretrainedConfig
     metrics: ClassVar[dict[str, Direction]] = METRICS
     asked_by: ClassVar[dict[str, tuple[str, str]]] = ASKED_BY
+    explained: ClassVar[dict[str, str]] = CAPTION_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = {
         **dict.fromkeys(TOKEN_METRICS, ("captioner_model", "max_tokens")),

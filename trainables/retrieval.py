@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trainables.parts.caption_fields import TOKENIZER, drawn_captions
 from trainables.parts.contrastive import CONTRASTIVE_LOSSES, Pairs, gather_pairs
 from trainables.parts.embedding_drawings import SEARCHED, Embedded, gap_drawing, retrieval_drawings
+from trainables.parts.metric_words import RETRIEVAL_WORDS
 from trainables.parts.picture_fields import (
     WIDTH_ONLY_WITH,
     PictureConfig,
@@ -117,6 +118,7 @@ class Retrieval(Family):
     Config: ClassVar[type[TrialConfig]] = RetrievalConfig
     metrics: ClassVar[dict[str, Direction]] = RETRIEVAL_METRICS
     relative: ClassVar[frozenset[str]] = frozenset(RETRIEVAL_METRICS)
+    explained: ClassVar[dict[str, str]] = RETRIEVAL_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     part_assets: ClassVar[dict[str, tuple[str, ...]]] = {"text_encoder": (TOKENIZER,)}
     asset_fields: ClassVar[dict[str, tuple[str, ...]]] = {TOKENIZER: TEXT_TOKENIZER_FIELDS}

@@ -1,5 +1,5 @@
 """The command line: arguments, errors in one line, exit codes. What commands do stands in ``commands.py``,
-in ``launch.py`` for those that train, and in ``repeats.py`` for those that train again.
+in ``launch.py`` for those that train, in ``repeats.py`` for those that train again, in ``reports.py`` for pages.
 
 Nothing heavy is imported before the arguments are read: ``vltune --help`` does not wait for torch.
 """
@@ -145,7 +145,9 @@ def _parser() -> _Parser:
     compare.add_argument(
         "--with-test", action="store_true", help="show the test split beside validation, which still orders the rows"
     )
-    compare.add_argument("--data", metavar="PATH", help="with --with-test: folder of the data set, if it has moved")
+    compare.add_argument(
+        "--data", metavar="PATH", help="for --with-test and --gallery: folder of the data set, if it has moved"
+    )
     compare.add_argument(
         "--intervals",
         choices=("objective", "all", "none"),
@@ -163,6 +165,22 @@ def _parser() -> _Parser:
     compare.add_argument(
         "--format", choices=("table", "md", "csv", "latex", "html"), default="table", help="default: table"
     )
+    compare.add_argument(
+        "--gallery",
+        type=Path,
+        metavar="FILE",
+        help="write pictures with the captions of all runs: FILE.html or FILE.png",
+    )
+    report = add(
+        "report",
+        "write the whole story of a run as one page",
+        "vltune report quickstart --out quickstart.html",
+    )
+    report.add_argument("runs", nargs="+", metavar="RUNNAME", help="a run; several on the same data in one page")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE", help="HTML file (default: comparison/report.html in the run's folder)"
+    )
+    report.add_argument("--data", metavar="PATH", help="folder of the data set, if it has moved since")
 
     evaluate = add(
         "evaluate",
@@ -214,7 +232,7 @@ def _parser() -> _Parser:
     predict.add_argument("sources", nargs="+", metavar="SOURCE", help="pictures; texts, where the model reads texts")
     predict.add_argument("--among", metavar="PATH", help="rank the pictures of this folder, or this file's lines")
     predict.add_argument("--top", type=_positive, default=5, metavar="N", help="with --among: so many (default: 5)")
-    for parser_ in (compare, promote, predict):
+    for parser_ in (compare, report, promote, predict):
         parser_.add_argument("--space", metavar="FILE", help="your Python file, for a family of your own")
     ui = add("ui", "open MLflow over the runs, on this machine only", "vltune ui --port 5001")
     ui.add_argument("--port", type=_port, default=5000, metavar="N", help="default: 5000")
@@ -329,13 +347,14 @@ def _nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from vltune import commands, evaluation, launch, repeats
+    from vltune import commands, evaluation, launch, repeats, reports
     from vltune.errors import BadInput, NotFound, TrainingFailure, Unreachable
     from vltune.screen import Screen
 
     screen = Screen(arguments.json, width=shutil.get_terminal_size((100, 24)).columns)
     try:
-        where = next(place for place in (launch, repeats, evaluation, commands) if hasattr(place, arguments.command))
+        places = (launch, repeats, evaluation, reports, commands)
+        where = next(place for place in places if hasattr(place, arguments.command))
         return getattr(where, arguments.command)(arguments, screen)
     except NotFound as error:
         return _fail(error, NOT_FOUND)

@@ -146,6 +146,7 @@ def compare(arguments: Namespace, screen: Screen) -> int:
     from vltune.latex import as_latex
     from vltune.ledger import Ledger
     from vltune.pages import as_html
+    from vltune.reports import write_gallery
     from vltune.summary import table
 
     ledger = Ledger.existing(arguments.storage)
@@ -169,6 +170,8 @@ def compare(arguments: Namespace, screen: Screen) -> int:
         "latex": lambda: as_latex(shown, label=runs),
         "html": lambda: as_html(shown, title=runs, about=ledger.search(arguments.runs[0]).question),
     }
+    if arguments.gallery is not None:
+        write_gallery(arguments, ledger, screen)
     screen.result(forms[arguments.format]().rstrip("\n"), as_json(shown))
     return 0
 

@@ -51,6 +51,8 @@ class Data:
     """``train``, ``validation`` and ``test``."""
     notes: tuple[str, ...] = ()
     """What a person should know, a line each: pictures skipped, how the split was made."""
+    files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Sample's id -> path of its picture as it was given, for people to look at; ids without one are left out."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class Family(torch.nn.Module, ABC):
     """Part (child module) -> assets that belong to it: ``init_from`` takes them along, a tokenizer with its encoder."""
     asset_fields: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Asset -> fields that it is made by: they have no effect where ``init_from`` brings the asset."""
+    explained: ClassVar[Mapping[str, str]] = {}
+    """Metric -> what it says, in a sentence for people who do not know it. Metrics of the engine have theirs."""
     drawn_with: ClassVar[Mapping[str, str]] = {}
     """Metric -> what stays as it is when samples are drawn again for its interval, or what else the interval is not:
     a line for under the table."""

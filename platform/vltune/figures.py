@@ -3,7 +3,6 @@
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from vltune.compare import BEST, COMPETING, Column, Table
 from vltune.contract import Direction, RunRow
 from vltune.errors import BadInput
 from vltune.forms import folded, texts_of
+from vltune.gallery import GalleryItem
 from vltune.objectives import pareto_front
 
 _DASHES = ("-", "--", ":", "-.")
@@ -34,17 +34,6 @@ _PLACES = (
     (-5, 5, "right", "bottom"),
 )
 """Where a name may stand beside its point: points to the right, points up, and which of its sides is there."""
-
-
-@dataclass(frozen=True)
-class GalleryItem:
-    """One picture with what people and models say about it."""
-
-    picture: np.ndarray
-    """uint8, (height, width, 3)."""
-    captions: Mapping[str, str]
-    """Model -> its caption."""
-    references: Sequence[str] = ()
 
 
 def table_picture(table: Table) -> Figure:
@@ -236,6 +225,8 @@ def _scatter(axes: Axes, points: Sequence[tuple[Any, float]]) -> None:
     numbers = [x for x, _ in points if isinstance(x, int | float) and not isinstance(x, bool)]
     if len(numbers) == len(points):
         axes.scatter(numbers, values, s=26, color=PALETTE[0], alpha=0.75, lw=0)
+        if all(isinstance(x, int) for x in numbers):
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         # values drawn over orders of magnitude, not an even range that starts near zero
         if numbers and min(numbers) > 0 and max(numbers) > max(20 * min(numbers), 4 * float(np.median(numbers))):
             axes.set_xscale("log")
@@ -340,29 +331,41 @@ def _label_points(
             placed.remove()
 
 
-def captions_gallery(samples: Sequence[GalleryItem]) -> Figure:
+def captions_gallery(groups: Mapping[str, Sequence[GalleryItem]]) -> Figure:
     """Pictures with the captions of one or several models, and with what people wrote.
 
+    Args:
+        groups: heading of some pictures, or an empty text -> the pictures.
+
     Raises:
-        BadInput: no samples.
+        BadInput: no pictures.
     """
-    if not samples:
+    most = max((len(items) for items in groups.values()), default=0)
+    if not most:
         raise BadInput("there are no samples for a gallery.")
-    across, side, letters, line = min(3, len(samples)), 3.3, 46, 0.185
-    texts = [_gallery_lines(sample, letters) for sample in samples]
-    rows = [range(start, min(start + across, len(samples))) for start in range(0, len(samples), across)]
-    below = [max(len(texts[i]) for i in row) * line + 0.3 for row in rows]
-    width, height = across * (side + 0.25) + 0.25, sum(below) + len(rows) * (side * 0.75 + 0.1) + 0.15
+    across, side, letters, line, head = min(3, most), 3.3, 46, 0.185, 0.36
+    rows: list[tuple[str, Sequence[GalleryItem]]] = []
+    for title, items in groups.items():
+        parts = [items[start : start + across] for start in range(0, len(items), across)]
+        rows += [(title if number == 0 else "", part) for number, part in enumerate(parts)]
+    texts = [[_gallery_lines(item, letters) for item in items] for _, items in rows]
+    above = [head if title else 0.0 for title, _ in rows]
+    below = [max(map(len, lines)) * line + 0.3 for lines in texts]
+    width = across * (side + 0.25) + 0.25
+    height = sum(above) + sum(below) + len(rows) * (side * 0.75 + 0.1) + 0.15
     figure, canvas = blank(width, height)
     y = 0.15
-    for row, depth in zip(rows, below, strict=True):
-        for number, i in enumerate(row):
+    for (title, items), lines_of, over, depth in zip(rows, texts, above, below, strict=True):
+        if title:
+            canvas.text(0.25, y + 0.12, title, fontsize=12, color=INK, weight="bold", va="center", ha="left")
+        y += over
+        for number, (item, lines) in enumerate(zip(items, lines_of, strict=True)):
             x = 0.25 + number * (side + 0.25)
             axes = figure.add_axes((x / width, 1 - (y + side * 0.75) / height, side / width, side * 0.75 / height))
-            axes.imshow(samples[i].picture, interpolation="lanczos")
+            axes.imshow(item.picture, interpolation="lanczos")
             axes.set_anchor("SW")
             axes.axis("off")
-            for place, (text, color, weight) in enumerate(texts[i]):
+            for place, (text, color, weight) in enumerate(lines):
                 down = y + side * 0.75 + 0.16 + place * line
                 canvas.text(x, down, text, fontsize=9, color=color, weight=weight, va="center", ha="left")
         y += side * 0.75 + 0.1 + depth
@@ -374,10 +377,11 @@ def _gallery_lines(sample: GalleryItem, letters: int) -> list[tuple[str, str, st
     lines = []
     for number, (model, caption) in enumerate(sample.captions.items()):
         color = PALETTE[number % len(PALETTE)]
-        if len(sample.captions) > 1:
-            lines.append((textwrap.shorten(model, letters, placeholder="…"), color, "bold"))
+        score = f"  {sample.scores[model]:.2f}" if model in sample.scores else ""
+        if len(sample.captions) > 1 or score:
+            lines.append((textwrap.shorten(model, letters - len(score), placeholder="…") + score, color, "bold"))
         wrapped = textwrap.wrap(caption, letters) or ["(empty)"]
-        lines += [(part, INK, "normal" if len(sample.captions) > 1 else "bold") for part in wrapped]
+        lines += [(part, INK, "normal" if len(sample.captions) > 1 or score else "bold") for part in wrapped]
     for reference in sample.references:
         first, *rest = textwrap.wrap(reference, letters - 2) or ["(empty)"]
         lines += [(f"– {first}", FAINT, "normal"), *((f"  {part}", FAINT, "normal") for part in rest)]

@@ -65,10 +65,9 @@ def illustrate(
         figures.mkdir(parents=True)
         drawings: list[Drawing] = []
         attempt("no figures", lambda: drawings.extend(model.illustrate(samples, records)))
-        drawn: list[Drawing] = []
+        listed: list[dict[str, str | int]] = []
         for drawing in drawings:
-            attempt(f"no figure {drawing.name}", lambda d=drawing: drawn.append(_write_figure(figures, d)))
-        listed = [{"file": f"{d.name}.png", "title": d.title, "reads": d.reads} for d in drawn]
+            attempt(f"no figure {drawing.name}", lambda d=drawing: listed.append(_write_figure(figures, d)))
         (figures / INDEX).write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
         attempt(f"no {MODULES}", lambda: _write_modules(draft / MODULES, model, samples[0], device))
         if notes:
@@ -83,14 +82,17 @@ def illustrate(
     return notes
 
 
-def _write_figure(folder: Path, drawing: Drawing) -> Drawing:
-    from vltune.trial_figures import draw  # matplotlib is slow to import
+def _write_figure(folder: Path, drawing: Drawing) -> dict[str, str | int]:
+    """Draws one figure; returns what the index says of it. ``head``: pixels at its top that say title and reads."""
+    from vltune.trial_figures import draw, head_height  # matplotlib is slow to import
 
     with warnings.catch_warnings():
         # Captions may be in any script; the font has no sign for some.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        draw(drawing).savefig(folder / f"{drawing.name}.png", dpi=_DPI)
-    return drawing
+        figure = draw(drawing)
+        figure.savefig(folder / f"{drawing.name}.png", dpi=_DPI)
+    head = round(_DPI * head_height(drawing, figure))
+    return {"file": f"{drawing.name}.png", "title": drawing.title, "reads": drawing.reads, "head": head}
 
 
 def _write_modules(file: Path, model: Family, sample: Sample, device: torch.device) -> None:

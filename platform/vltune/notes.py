@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 LONGEST = 7900
 """Characters of a note; MLflow stores 8000."""
 
+RUN_ID, EXPERIMENT_ID = "{run_id}", "{experiment_id}"
+"""What stands in a note for the ids of MLflow's run, which only MLflow knows."""
+
 _PICTURES = 4
 
 
@@ -17,6 +20,7 @@ def search_note(
     best: str = "",
     table: str = "",
     remarks: str = "",
+    report: str = "",
 ) -> str:
     """The note of a search.
 
@@ -28,8 +32,15 @@ def search_note(
         best: the best row, in one line.
         table: the comparison in Markdown. Its last rows are left out where the note would grow too long.
         remarks: more Markdown.
+        report: path of the artifact that tells the whole story, a page; empty: there is none.
     """
     parts = [question]
+    if report:
+        # First, because MLflow folds a note after a few lines. It sends HTML as a file to keep; its tab of artifacts
+        # shows the page in place.
+        page = f"#/experiments/{EXPERIMENT_ID}/runs/{RUN_ID}/artifacts/{report}?workflowType=machine_learning"
+        kept = f"get-artifact?path={report}&run_uuid={RUN_ID}"
+        parts = [f"**[Read the report]({page})**, with pictures and plots, or [keep it as a file]({kept}).", question]
     if trials:
         states = ", ".join(f"{count} {state}" for state, count in trials.items())
         parts.append(f"**{sum(trials.values())} trials:** {states}. Objective: `{objective}`.")

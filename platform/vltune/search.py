@@ -26,7 +26,7 @@ from vltune.library import PromotedModels
 from vltune.population import Step
 from vltune.replicas import complete, configuration_number, configurations, enter_seeds, outcome, values_of
 from vltune.sender import SearchRun, Sender
-from vltune.space import resolve
+from vltune.space import describe, resolve
 from vltune.stopping import SIGNALS, leased, stoppable
 from vltune.study import Study
 from vltune.summary import trial_folder, write_summary
@@ -285,8 +285,23 @@ class _Driver:
         """Writes tables and plots, and hands them to the sender."""
         if any(self.ledger.epochs(trial.uid) for trial in self.ledger.trials(self.record.name)):
             found = self.generations.write_schedule(self.folder / "comparison") if self.generations else ""
-            payload = write_summary(self.ledger, self.record.name, self.options.storage, remarks=found)
+            report = self._report()
+            payload = write_summary(self.ledger, self.record.name, self.options.storage, remarks=found, report=report)
             self.ledger.add_summary(self.record.name, payload)
+
+    def _report(self) -> str:
+        """Writes the report; the name of its file, or an empty text where it could not be written."""
+        from vltune.report import Sources, write_report  # matplotlib and plotly are slow to import
+
+        name = self.record.name
+        try:
+            sources = Sources(families={self.record.family: self.search.family}, spaces={name: describe(self.search)})
+            storage = self.options.storage
+            return write_report(self.ledger, [name], storage=storage, sources=sources, ended=True).path.name
+        except Exception as error:  # noqa: BLE001 - the numbers are there: a page must not cost a search its end
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.display.say(f"the report was not written ({reason}); try `vltune report {name}`.")
+            return ""
 
     def _reconcile(self) -> None:
         """Makes ledger and study agree after a kill, and finds the trials that are to go on."""

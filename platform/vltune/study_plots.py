@@ -48,8 +48,7 @@ def study_page(url: str, run: str, *, objectives: Mapping[str, Direction]) -> st
     Returns:
         An HTML page with all that it needs, or an empty text where fewer than ``FEWEST`` trials have a score.
     """
-    study = optuna.load_study(study_name=run, storage=url)
-    scored = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    study, scored = _scored(url, run)
     if len(scored) < FEWEST:
         return ""
     sections, left_out = [], []
@@ -72,6 +71,35 @@ def study_page(url: str, run: str, *, objectives: Mapping[str, Direction]) -> st
     goals = ", ".join(f"{name} ({'higher' if way == 'max' else 'lower'} is better)" for name, way in objectives.items())
     intro = f"{len(scored)} trials that ended with a score; {goals}. Trials are numbered as they began."
     return _PAGE.format(title=html.escape(f"Study {run}"), intro=html.escape(intro), sections="\n".join(sections))
+
+
+def importances(url: str, run: str, *, objectives: Sequence[str]) -> dict[str, dict[str, float]]:
+    """How much each parameter decides whether a trial is among the better ones (PED-ANOVA,
+    https://arxiv.org/abs/2304.10255), for each objective: parameter -> its share, the greatest first.
+
+    Objectives of which that cannot be said are left out: too few trials, or parameters that never changed.
+    """
+    study, scored = _scored(url, run)
+    found: dict[str, dict[str, float]] = {}
+    for number, name in enumerate(objectives):
+
+        def value(trial: optuna.trial.FrozenTrial, number: int = number) -> float:
+            return trial.values[number] if trial.values else math.nan
+
+        if len(scored) >= FEWEST:
+            try:
+                found[name] = optuna.importance.get_param_importances(
+                    study, target=value if len(objectives) > 1 else None
+                )
+            except (ValueError, RuntimeError):
+                continue
+    return {name: shares for name, shares in found.items() if any(share > 0 for share in shares.values())}
+
+
+def _scored(url: str, run: str) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
+    """A study, and its trials that ended with a score."""
+    study = optuna.load_study(study_name=run, storage=url)
+    return study, [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
 
 
 def _plots(study: optuna.Study, scored: Sequence[optuna.trial.FrozenTrial], objectives: Sequence[str]) -> list[_Plot]:

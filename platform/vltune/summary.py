@@ -307,7 +307,7 @@ def best_trial(ledger: Ledger, run: str) -> TrialRecord:
     return trials[min(min(costs.values(), key=of_seeds))[2]]
 
 
-def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "") -> dict[str, Any]:
+def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "", report: str = "") -> dict[str, Any]:
     """Writes the table and the plots of a run into its folder; returns what the tracker is to be told.
 
     Args:
@@ -315,6 +315,7 @@ def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "")
         run: its name.
         storage: its folder lies there.
         remarks: what its note says beside the table, in Markdown.
+        report: name of the page in that folder which tells the whole story; empty: there is none.
     """
     from vltune.figures import learning_curves, metric_against_parameters, pareto_fronts, table_picture
     from vltune.study_plots import study_page
@@ -344,14 +345,17 @@ def write_summary(ledger: Ledger, run: str, storage: Path, *, remarks: str = "")
         )
     if record.further_objectives and sum(bool(row.metrics) for row in rows.values()) > 1:
         figures["pareto"] = pareto_fronts(list(rows.values()), record.directions)
-    if page := study_page(ledger.url, run, objectives=record.directions):
-        (folder / "study.html").write_text(page, encoding="utf-8")
+    if plots := study_page(ledger.url, run, objectives=record.directions):
+        (folder / "study.html").write_text(plots, encoding="utf-8")
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
-    return _payload(ledger, record, shown, folder, remarks)
+    page = f"{folder.name}/{report}" if report else ""
+    return _payload(ledger, record, shown, folder, remarks=remarks, page=page)
 
 
-def _payload(ledger: Ledger, record: SearchRecord, shown: Table, folder: Path, remarks: str) -> dict[str, Any]:
+def _payload(
+    ledger: Ledger, record: SearchRecord, shown: Table, folder: Path, *, remarks: str, page: str
+) -> dict[str, Any]:
     trials = ledger.trials(record.name)
     payload: dict[str, Any] = {
         "state": "finished",
@@ -374,5 +378,6 @@ def _payload(ledger: Ledger, record: SearchRecord, shown: Table, folder: Path, r
         best=best,
         table=as_markdown(shown),
         remarks=remarks,
+        report=page,
     )
     return payload

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vltune.errors import BadInput, Unreachable
-from vltune.notes import search_note, trial_note
+from vltune.notes import EXPERIMENT_ID, RUN_ID, search_note, trial_note
 from vltune.ui import database, settle_environment
 
 PREFIX = "vltune/"
@@ -293,7 +293,7 @@ class Tracker:
             run_id: the search's run.
             state: a key of ``STATUS``.
             end_time: seconds since 1970.
-            note: Markdown, such as ``search_note`` makes.
+            note: Markdown, such as ``search_note`` makes; the ids of the run take their places in it.
             files: folder with the comparison and the plots.
             table: the comparison, column by column.
             best: metrics of the best trial, logged as ``best/NAME``.
@@ -302,6 +302,8 @@ class Tracker:
         if files is not None:
             self.log_files(run_id, files, "comparison")
         with self.asking(f"the end of run {run_id}") as client:
+            experiment = client.get_run(run_id).info.experiment_id
+            note = note.replace(RUN_ID, run_id).replace(EXPERIMENT_ID, experiment)
             tags = {"vltune.state": state, "mlflow.note.content": note}
             if table:
                 # log_table would append to the table that is there, so that sending twice would double its rows.

@@ -36,6 +36,11 @@ def draw(drawing: Drawing) -> Figure:
     return _FIGURES[type(drawing)](drawing)
 
 
+def head_height(drawing: Drawing, figure: Figure) -> float:
+    """Inches that title and sentence take at the top of a drawing's figure; pages say both themselves."""
+    return _height(_head(drawing, figure.get_figwidth()))
+
+
 class _Letter(NamedTuple):
     """A line of text."""
 

@@ -166,7 +166,8 @@ def open_folder(
         if not own:
             raise BadInput(f"{path}: the split {name!r} is empty; each of the three needs at least one picture.")
         splits[name] = Split(own, [order[hashes[entry.path]] for entry in own], pictures)
-    return Data(listing.name, data_hash(entries, hashes), splits, tuple(notes))
+    given = {entry.id: str(entry.path) for entry in entries}
+    return Data(listing.name, data_hash(entries, hashes), splits, tuple(notes), given)
 
 
 def missing_pictures(entries: Iterable[Entry]) -> list[Entry]:

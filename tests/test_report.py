@@ -1,0 +1,382 @@
+"""The report of a run: a page that needs nothing else, tells the truth, and lets no text become markup."""
+
+import dataclasses
+import itertools
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_runs import HASH, HOSTILE, IDS, METRICS, Toy, add, fill, pictures, small_run
+from test_cli import Say, say  # noqa: F401 - a fixture
+
+from trainables.capdec import Capdec
+from vltune.contract import Data
+from vltune.errors import BadInput, NotFound
+from vltune.findings import cautions, gather, verdict
+from vltune.forms import texts_of
+from vltune.inline import picture_uri, shown_picture
+from vltune.ledger import Ledger
+from vltune.parameters import Parameter
+from vltune.report import Sources, write_report
+from vltune.report_space import range_words
+from vltune.summary import table, trial_folder, write_summary
+
+VOID = ("meta", "wbr", "img", "br", "use", "path", "circle")
+SOURCES = Sources(families={"captioning": Toy})
+
+
+class Reader(HTMLParser):
+    """What a page says, points to and shows; every tag has to be closed in its place."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.headings: list[tuple[int, str]] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.inner: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action", "data")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.inner += [found["srcdoc"] or ""] if "srcdoc" in found else []
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append((int(tag[1]), ""))
+        if tag == "img":
+            self.pictures.append(found)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+        if self.headings and self.open and re.fullmatch("h[1-6]", self.open[-1]):
+            level, said = self.headings[-1]
+            self.headings[-1] = level, said + data
+
+
+@pytest.fixture(autouse=True)
+def _data() -> None:
+    Toy.data = pictures()
+
+
+def report(ledger: Ledger, storage: Path, *runs: str, sources: Sources = SOURCES, ended: bool = False) -> Reader:
+    written = write_report(ledger, runs or ["toy"], storage=storage, sources=sources, ended=ended)
+    return sound(written.path.read_text(encoding="utf-8"))
+
+
+def sound(text: str) -> Reader:
+    """A page, after all that is true of every page was checked."""
+    page = Reader(text)
+    assert all(link.startswith(("#", "data:image/")) for link in page.links), "nothing is asked of a network"
+    assert not re.search(r"@import|url\((?!#)|<link|<base", text.split("srcdoc=")[0])
+    assert {link[1:] for link in page.links if link.startswith("#")} <= {*page.ids}
+    assert len(page.ids) == len({*page.ids}), "an id names one thing"
+    levels = [level for level, _ in page.headings]
+    assert levels[0] == 1, "a page has one title, first"
+    assert levels.count(1) == 1
+    assert all(below - above <= 1 for above, below in itertools.pairwise(levels)), "no level is left out"
+    assert all(said.strip() for _, said in page.headings)
+    assert all(picture.get("alt") for picture in page.pictures)
+    assert "script" not in page.tags, "what users wrote stays text"
+    assert "bold</b>" not in text.split("srcdoc=")[0]
+    return page
+
+
+def test_the_story_of_a_run(tmp_path: Path) -> None:
+    page = report(small_run(tmp_path), tmp_path, ended=True)
+    text = " ".join(page.text.split())
+    assert "“toy-001” (dropout 0.25, decoder gru) is the best: cider 0.5000 (95 % interval [0.405, 0.595])." in text
+    assert "That is 25 % better than the base row, “LSTM”: a significant difference (p < 0.001)." in text
+    assert "2 finished, 1 pruned, 1 failed" in text
+    assert "failed: no room: <memory>" in text
+    assert "train 40, validation 40, test 3" in text
+    assert f"Which is best? {HOSTILE}" in text
+    assert "How alike <captions> are." in text
+    for command in ("rerun toy-001", "confirm toy --top 3", "promote toy", "predict toy@champion PICTURE.jpg"):
+        assert f"vltune {command} " in text
+    assert "module tree <of> all" in text
+    assert [said for level, said in page.headings if said in ("Searched", "Set by hand")] == ["Searched", "Set by hand"]
+    assert [said for level, said in page.headings if level == 2] == [
+        "Read this with care",
+        "The question and the data",
+        "What was tried",
+        "All results",
+        "How it went",
+        "What the models say",
+        "Inside the best trial",
+        "The model and its configuration",
+        "Do it again, and use it",
+    ]
+
+
+def test_numbers_are_those_of_the_table(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    text = report(ledger, tmp_path).text
+    for row in texts_of(table(ledger, ["toy"], storage=tmp_path), spreads=False):
+        for cell in row:
+            assert cell in text
+
+
+def test_it_is_careful(tmp_path: Path) -> None:
+    ledger = fill(tmp_path)
+    add(ledger, tmp_path, row="LSTM", values=(0.49,))
+    for i in range(5):
+        add(ledger, tmp_path, values=(0.50 - 0.01 * i,), dropout=0.1 * i)
+    found = gather(ledger, "toy", tmp_path)
+    lines = " ".join(cautions(found, verdict(found, p=0.4)))
+    assert "not significant (n.s.)" in lines
+    assert "The best of 6 configurations is also the luckiest" in lines
+    assert "`vltune confirm toy`" in lines
+    assert "one seed" in lines
+    assert "only 40 samples" in lines
+    assert "Nobody has read the test split yet" in lines
+    sure = " ".join(cautions(found, verdict(found, p=0.001)))
+    assert "n.s." not in sure
+
+
+def test_the_test_split_is_told_once_it_was_read(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    best = ledger.trial("toy-001")
+    (trial_folder(tmp_path, best) / "test_scores.json").write_text('{"metrics": {"cider": 0.25}, "warning": ""}')
+    text = report(ledger, tmp_path).text
+    assert "the best trial's cider is 0.25: worse than the 0.5 of the validation split" in text
+    assert "Nobody has read" not in text
+
+
+def test_a_run_that_nobody_has_started(tmp_path: Path) -> None:
+    page = report(fill(tmp_path), tmp_path)
+    assert "There is no answer yet" in page.text
+    assert "No trial has been started yet" in page.text
+
+
+def test_a_run_whose_trials_all_failed(tmp_path: Path) -> None:
+    ledger = fill(tmp_path)
+    add(ledger, tmp_path, values=(), state="failed")
+    page = report(ledger, tmp_path, ended=True)
+    assert "There is no answer yet" in page.text
+    assert "no room: <memory>" in page.text
+
+
+def test_a_run_that_goes_on(tmp_path: Path) -> None:
+    ledger = fill(tmp_path)
+    add(ledger, tmp_path, row="LSTM")
+    add(ledger, tmp_path, values=(0.3,), state="running")
+    ledger.acquire("toy")
+    page = report(ledger, tmp_path)
+    assert "The search is still running" in page.text
+    ledger.release("toy")
+    assert "was interrupted before its end" in report(ledger, tmp_path).text
+
+
+def test_the_best_may_be_the_base_row(tmp_path: Path) -> None:
+    ledger = fill(tmp_path)
+    add(ledger, tmp_path, row="LSTM", values=(0.9,))
+    add(ledger, tmp_path, values=(0.3,))
+    assert "That is the base row itself" in report(ledger, tmp_path).text
+
+
+def test_checkpoints_that_are_gone_are_missed(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    shutil.rmtree(tmp_path / "toy" / "trials")
+    page = report(ledger, tmp_path)
+    assert "No intervals: no checkpoint that they come from is left." in page.text
+    assert "is not known: its checkpoint is gone" in page.text
+    assert "train the trial again before promoting it" in page.text
+    assert "There are no drawings of toy-001: they are gone." in page.text
+    assert not page.pictures
+
+
+def test_one_model_without_its_checkpoint_is_named(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    shutil.rmtree(trial_folder(tmp_path, ledger.trial("toy-000")) / "checkpoints")
+    text = report(ledger, tmp_path).text
+    assert "The captions of LSTM (base row) are not shown: its checkpoint is gone." in text
+
+
+def test_the_gallery_says_who_said_what(tmp_path: Path) -> None:
+    page = report(small_run(tmp_path), tmp_path)
+    shown = [picture for picture in page.pictures if str(picture["alt"]).startswith("People wrote: people say ")]
+    assert len(shown) == 12, "three of each kind"
+    assert [said for level, said in page.headings if said in ("Best", "Usual", "Worst")] == ["Best", "Usual", "Worst"]
+    # the scores of the models on one picture lie apart by its place modulo three, and by 0.1 i / 40
+    assert "Where the models differ most" in [said for _, said in page.headings]
+    assert f"{HOSTILE} 38" in page.text
+    assert "toy-001 (best)" in page.text
+
+
+def test_without_the_data_the_kept_pictures_are_shown(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    Toy.data = dataclasses.replace(pictures(), hash="another")
+    page = report(ledger, tmp_path)
+    assert "is not what it was when the run was started" in page.text
+    assert "the few pictures that checkpoints keep" in page.text
+    ids = {
+        int(str(picture["alt"]).rsplit(" ", 1)[1]) for picture in page.pictures if "people say" in str(picture["alt"])
+    }
+    assert ids <= {*range(10)}, "those that checkpoints keep"
+    assert ids
+
+
+def test_pictures_come_as_they_were_given(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    wide = np.zeros((600, 1200, 3), np.uint8)
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    Toy.data = dataclasses.replace(pictures(), files=dict.fromkeys(IDS, str(tmp_path / "a.png")))
+    assert shown_picture(tmp_path / "a.png").shape == (240, 480, 3)
+    page = report(ledger, tmp_path)
+    assert picture_uri(shown_picture(tmp_path / "a.png")) in [picture["src"] for picture in page.pictures]
+
+
+def test_a_family_without_captions_shows_its_own_drawings(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    page = report(ledger, tmp_path, sources=Sources(families={}))
+    headings = [said for _, said in page.headings]
+    assert f"Errors {HOSTILE}" in headings
+    assert "the family captioning is not among those that vltune brings" in page.text
+    for file in tmp_path.rglob("records.parquet"):
+        file.unlink()
+    headings = [said for _, said in report(ledger, tmp_path).headings]
+    assert {"Captions", f"Errors {HOSTILE}"} <= {*headings}, "its own gallery, for want of a common one"
+    assert "What the models say" not in headings
+
+
+def test_several_objectives_have_a_front(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, further_objectives=("parameters",), pruner="none")
+    for i in range(4):
+        add(ledger, tmp_path, row="LSTM" if i == 0 else "", values=(0.2 + 0.1 * i,), dropout=0.1 * i)
+    page = report(ledger, tmp_path)
+    assert "The front" in [said for _, said in page.headings]
+    assert "The search had 2 objectives." in page.text
+    assert "a measure of its size" in page.text
+
+
+def test_several_seeds_are_one_answer(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, seeds=2)
+    for seed, value in ((0, 0.3), (1, 0.5)):
+        add(ledger, tmp_path, row="LSTM", values=(value,), seed=seed)
+    for seed, value in ((0, 0.6), (1, 0.8)):
+        add(ledger, tmp_path, row="GRU", values=(value,), seed=seed, decoder="gru")
+    text = report(ledger, tmp_path).text
+    assert "cider 0.7000 (±0.141 over seeds)" in text  # the sample deviation of 0.6 and 0.8
+    assert "75 % better than the base row" in text  # 0.7 of 0.4
+    assert "one seed" not in text
+
+
+def test_runs_of_one_data_set_stand_side_by_side(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    fill(tmp_path, "other", base_row="", rows={})
+    add(ledger, tmp_path, run="other", values=(0.7,), decoder="transformer", captions="a cat")
+    page = report(ledger, tmp_path, "toy", "other")
+    assert "toy: toy-001" in page.text
+    assert "a cat 3" in page.text
+    assert page.headings[0] == (1, "2 runs on the same data, side by side")
+    fill(tmp_path, "else", data_hash="e" * 64)
+    add(ledger, tmp_path, run="else", values=(0.7,), hash="e" * 64)
+    with pytest.raises(BadInput, match="scores on different data do not compare"):
+        report(ledger, tmp_path, "toy", "else")
+
+
+def test_a_page_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    with pytest.raises(BadInput, match=r"--out .*nowhere/a\.html: it cannot be written \(No such file"):
+        write_report(ledger, ["toy"], storage=tmp_path, sources=SOURCES, out=tmp_path / "nowhere" / "a.html")
+    with pytest.raises(NotFound, match="there is no run 'tyo' here; did you mean 'toy'"):
+        write_report(ledger, ["tyo"], storage=tmp_path, sources=SOURCES)
+
+
+def test_ranges_are_words() -> None:
+    words = {
+        Parameter(name="a", kind="float", low=1e-4, high=3e-3, log=True): "a number from 0.0001 to 0.003, evenly over "
+        "orders of magnitude",
+        Parameter(name="a", kind="int", low=16, high=32, step=8): "a whole number from 16 to 32, in steps of 8",
+        Parameter(name="a", kind="categorical", choices=("lstm", "gru", True)): "lstm, gru or true",
+        Parameter(name="a", kind="categorical", choices=("imagenet",)): "always imagenet",
+    }
+    assert [range_words(parameter) for parameter in words] == [*words.values()]
+
+
+def test_what_metrics_say_is_of_metrics_that_there_are() -> None:
+    assert {*Capdec.explained} - {"train_loss"} <= {*Capdec.metrics}
+    assert Data("n", HASH, {}).files == {}
+    assert METRICS.keys() <= Capdec.metrics.keys()
+
+
+def test_the_runs_note_leads_to_the_report(tmp_path: Path) -> None:
+    ledger = small_run(tmp_path)
+    written = write_report(ledger, ["toy"], storage=tmp_path, sources=SOURCES)
+    payload = write_summary(ledger, "toy", tmp_path, report=written.path.name)
+    assert written.path.parent == Path(payload["files"])
+    assert payload["note"].startswith("**[Read the report](#/experiments/{experiment_id}/runs/{run_id}/artifacts/")
+    assert "comparison/report.html?" in payload["note"]
+    assert "Read the report" not in write_summary(ledger, "toy", tmp_path)["note"]
+
+
+# -- the command
+
+
+def test_the_command_tells_where_the_page_is(say: Say, tmp_path: Path) -> None:  # noqa: F811
+    small_run(tmp_path)
+    out = tmp_path / "page.html"
+    code, said, err = say("report", "toy", "--storage", tmp_path, "--out", out, "--json")
+    assert (code, err) == (0, "")
+    assert f'"path": "{out}"' in said
+    assert '"uid": "toy-001"' in said
+    sound(out.read_text())
+    code, said, _ = say("report", "toy", "--storage", tmp_path)
+    assert code == 0
+    assert (tmp_path / "toy" / "comparison" / "report.html").is_file()
+    assert "toy: interrupted; best toy-001, cider 0.5" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["report", "tyo"], 3, "did you mean 'toy'"),
+        (["report", "toy", "--out", "nowhere/at/all.html"], 2, "--out nowhere/at/all.html"),
+        (["report", "toy", "--out", "."], 2, "this is a folder"),
+        (["compare", "toy", "--gallery", "a.gif"], 2, "end the file's name in .html or .png"),
+        (["compare", "toy", "--gallery", "nowhere/a.png"], 2, "--gallery nowhere/a.png"),
+    ],
+)
+def test_what_is_wrong_is_one_line(say: Say, tmp_path: Path, arguments: list[str], code: int, text: str) -> None:  # noqa: F811
+    small_run(tmp_path)
+    found, out, err = say(*arguments, "--storage", tmp_path)
+    assert (found, out) == (code, "")
+    assert text in err.strip().splitlines()[-1]
+
+
+def test_a_gallery_is_a_page_or_a_picture(say: Say, tmp_path: Path) -> None:  # noqa: F811
+    ledger = small_run(tmp_path)
+    fill(tmp_path, "other", base_row="", rows={})
+    add(ledger, tmp_path, run="other", values=(0.7,), captions="a cat")
+    code, _, err = say("compare", "toy", "other", "--storage", tmp_path, "--gallery", tmp_path / "g.html")
+    assert code == 0
+    assert "gallery: " in err
+    page = sound((tmp_path / "g.html").read_text())
+    assert "a cat 3" in page.text
+    assert f"{HOSTILE} 3" in page.text
+    code, _, err = say("compare", "toy", "--storage", tmp_path, "--gallery", tmp_path / "g.png")
+    assert code == 0
+    with Image.open(tmp_path / "g.png") as image:
+        assert image.width > 800
