@@ -185,7 +185,7 @@ def _parser() -> _Parser:
     evaluate = add(
         "evaluate",
         "score captions that another program has written",
-        "vltune evaluate --predictions theirs.json --data flickr8k --metrics meteor,similarity",
+        "vltune evaluate --predictions theirs.json --data flickr8k",
     )
     evaluate.add_argument(
         "--predictions",

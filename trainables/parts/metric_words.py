@@ -18,7 +18,7 @@ CAPTION_WORDS = {
     "perplexity": "Among how many words the model hesitates, on average, at each word that people wrote.",
     "token_accuracy": "Share of the words that people wrote which the model would have said at that place.",
     "meteor": "How well the words of captions can be laid beside people's, other forms and synonyms included.",
-    "spice": "Whether captions name the things that people named, with their properties and how they stand to each other.",
+    "spice": "Whether captions name what people named, with its properties and how things stand to each other.",
     "similarity": "How near a sentence encoder finds captions to what people wrote; 1 is the same meaning.",
     "glove_similarity": "How near the words of captions are to people's on the whole, by the company that words keep.",
     "bert_score_f1": "How well each word finds one that means the same in context, from captions to people and back.",
