@@ -13,7 +13,7 @@ from PIL import Image
 from trainables.captioning import Captioning, CaptioningConfig
 from vltune.checkpoints import RECORDS, RESAMPLES, SAMPLES
 from vltune.columns import write_records, write_resamples
-from vltune.contract import Data, EpochReport, Record, Resampled, Sample
+from vltune.contract import Data, Direction, EpochReport, Record, Resampled, Sample
 from vltune.drawings import Curve
 from vltune.illustrations import FIGURES, FOLDER, INDEX, MODULES
 from vltune.ledger import Ledger, SearchRecord
@@ -26,7 +26,7 @@ HOSTILE = '<script>alert("x")</script> & <b>bold</b>'
 HASH = "d" * 64
 IDS = tuple(f"{i:02d}.jpg" for i in range(40))
 BEGAN = time.time() - 60
-METRICS = {"cider": "max", "bleu_4": "max", "val_loss": "min"}
+METRICS: dict[str, Direction] = {"cider": "max", "bleu_4": "max", "val_loss": "min"}
 
 
 class Toy(Captioning):

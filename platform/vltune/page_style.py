@@ -137,6 +137,7 @@ figcaption { color: var(--faint); font-size: .95rem; max-width: 44rem; }
 .said { list-style: none; margin: 0; padding: 0; }
 .said li { padding: .3rem 0 .3rem .7rem; border-left: 3px solid var(--c6); margin-bottom: .45rem; }
 .said .who { display: flex; justify-content: space-between; gap: .75rem; font-size: .84rem; color: var(--faint); }
+.said .who > :last-child:not(:first-child) { white-space: nowrap; }
 .said q { quotes: none; font-weight: 600; overflow-wrap: anywhere; }
 .s0 { border-color: var(--c0) !important; } .s1 { border-color: var(--c1) !important; }
 .s2 { border-color: var(--c2) !important; } .s3 { border-color: var(--c3) !important; }

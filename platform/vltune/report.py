@@ -9,7 +9,7 @@ from typing import Any
 
 from vltune import report_pieces as pieces
 from vltune.compare import Table
-from vltune.contract import Data, Family
+from vltune.contract import Data, Direction, Family
 from vltune.errors import BadInput
 from vltune.exhibition import Exhibition, exhibit, open_data
 from vltune.findings import Findings, gather, plain
@@ -223,8 +223,10 @@ def gallery_of(
     if not models:
         return None
     first = found[0].record
-    known = {name: way for f in found for name, way in f.record.metrics.items()}
-    ordered = {name: known[name] for name in dict.fromkeys((*first.columns, *known)) if name in known}
+    known: dict[str, Direction] = {name: way for f in found for name, way in f.record.metrics.items()}
+    ordered: dict[str, Direction] = {
+        name: known[name] for name in dict.fromkeys((*first.columns, *known)) if name in known
+    }
     opened = next((data[f.record.name] for f in found if data.get(f.record.name) is not None), None)
     return exhibit(
         ledger, models, storage=storage, objective=first.objective, metrics=ordered, data=opened, of_each=of_each
