@@ -71,3 +71,20 @@ def test_resamples_that_are_gone_or_damaged_are_none(tmp_path: Path) -> None:
     assert read_resamples(path) is None
     write_records(path, [{"id": "a"}])
     assert read_resamples(path) is None, "another file"
+
+
+def test_embeddings_are_lists_of_fixed_size(tmp_path: Path) -> None:
+    path = tmp_path / "records.parquet"
+    rows = [
+        {"id": "a", "seen": np.array([0.1, 2], np.float32), "texts": np.ones((3, 2), np.float32)},
+        {"id": "b", "seen": np.zeros(2, np.float32), "texts": np.zeros((1, 2), np.float32), "some": np.ones(3)},
+    ]
+    write_records(path, rows)
+    kinds = {field.name: str(field.type) for field in pq.read_schema(path)}
+    assert kinds["seen"] == "fixed_size_list<element: float>[2]"
+    assert kinds["texts"] == "list<element: fixed_size_list<element: float>[2]>"
+    assert kinds["some"] == "list<element: float>"
+    assert read_records(path) == [
+        {"id": "a", "seen": [np.float32(0.1), 2.0], "texts": [[1.0, 1.0]] * 3},
+        {"id": "b", "seen": [0.0, 0.0], "texts": [[0.0, 0.0]], "some": [1.0] * 3},
+    ]

@@ -21,6 +21,7 @@ from vltune import checkpoints
 from vltune.columns import read_records
 from vltune.configuration import TrialConfig
 from vltune.contract import Draws, EpochReport, Family
+from vltune.errors import BadInput
 from vltune.library import PromotedModels
 from vltune.models import read_model, stood_on
 from vltune.runtime import LocalRuntime, Progress
@@ -273,6 +274,27 @@ def test_all_metrics_can_be_drawn_again(
         again = model.score([r for r, count in zip(records, times, strict=True) for _ in range(count)]).metrics
         for metric, (value,) in scores.resample(np.array([times], float)).items():
             assert value == pytest.approx(again[metric], rel=1e-6, abs=1e-9), metric
+
+
+@every_family
+def test_embeddings_are_kept_on_request(name: str, world: World, tmp_path: Path) -> None:
+    family = FAMILIES[name]
+    if not family.embeddings:
+        with pytest.raises(BadInput, match="has no embeddings to keep; leave it out"):
+            run(world, name, tmp_path, epochs=0, keep_embeddings=True)
+        return
+    run(world, name, tmp_path, epochs=1, keep_embeddings=True)
+    (folder,) = kept(tmp_path)
+    model, config = read_model(folder, FAMILIES, cache=str(world.folder / "cache"))
+    split = family.load(config, str(world.folder / "cache")).splits["validation"]
+    _, records = evaluate(model, split, batch_size=3)
+    stored = read_records(folder / checkpoints.RECORDS)
+    assert len(stored) == len(records)
+    for key, column in family.embeddings.items():
+        for row, record in zip(stored, records, strict=True):
+            np.testing.assert_allclose(row[column], record[key], rtol=1e-4, atol=1e-5)
+        assert len({str(row[column]) for row in stored}) > 1, "of each sample its own"
+    assert not any(key.startswith("_") for key in stored[0])
 
 
 @every_family

@@ -131,6 +131,7 @@ class Capdec(Family):
 
     name: ClassVar[str] = "capdec"
     Config: ClassVar[type[TrialConfig]] = CapdecConfig
+    embeddings: ClassVar[Mapping[str, str]] = {"_picture": "picture_embedding", "_texts": "mean_text_embedding"}
     metrics: ClassVar[dict[str, Direction]] = {
         **METRICS,
         "text_val_loss": "min",

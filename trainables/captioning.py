@@ -87,6 +87,7 @@ class Captioning(Family):
     metrics: ClassVar[dict[str, Direction]] = METRICS
     asked_by: ClassVar[dict[str, tuple[str, str]]] = ASKED_BY
     explained: ClassVar[dict[str, str]] = CAPTION_WORDS
+    embeddings: ClassVar[Mapping[str, str]] = {"_embedding": "picture_embedding"}  # mean over the encoder's positions
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH
     measured_by: ClassVar[dict[str, tuple[str, ...]]] = {
         **dict.fromkeys(TOKEN_METRICS, ("tokens", "min_word_count", "vocabulary_size", "max_tokens", "train_pictures")),
@@ -136,7 +137,8 @@ class Captioning(Family):
     def predict(self, batch: Batch) -> list[Record]:
         """A caption for each picture and, where it has captions, what the model thinks of them."""
         assert not self.training, "dropout and batch statistics would make records depend on chance"
-        memory = self.decoder.prepare(self._features(batch))
+        features = self._features(batch)
+        memory = self.decoder.prepare(features)
         captions = self._said(self._written(memory, batch, self.config))
 
         def write(settings: DecodingConfig, uniforms: Tensor) -> list[str]:
@@ -144,6 +146,9 @@ class Captioning(Family):
             return self._said(self._written(memory, {**batch, "uniforms": drawn}, settings))
 
         records: list[Record] = [{"id": i, "caption": c} for i, c in zip(batch["ids"], captions, strict=True)]
+        if self.config.keep_embeddings:
+            for record, embedding in zip(records, features.float().mean(1).cpu().numpy(), strict=True):
+                record["_embedding"] = embedding
         if not any(batch["captions"]):
             return records
         records = token_records(records, batch, *read_captions(self.decoder, memory, batch))

@@ -117,6 +117,7 @@ class Retrieval(Family):
     name: ClassVar[str] = "retrieval"
     Config: ClassVar[type[TrialConfig]] = RetrievalConfig
     metrics: ClassVar[dict[str, Direction]] = RETRIEVAL_METRICS
+    embeddings: ClassVar[Mapping[str, str]] = {"_picture": "picture_embedding", "_texts": "text_embeddings"}
     relative: ClassVar[frozenset[str]] = frozenset(RETRIEVAL_METRICS)
     explained: ClassVar[dict[str, str]] = RETRIEVAL_WORDS
     drawn_with: ClassVar[dict[str, str]] = DRAWN_WITH

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,7 +16,11 @@ _JSON = {b"encoding": b"json"}
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Writes records, a row each and a column for each key; a key that is missing, or None, is an empty cell."""
+    """Writes records, a row each and a column for each key; a key that is missing, or None, is an empty cell.
+
+    Embeddings, arrays of one width and of shape (width,) or (texts, width), become lists of float32, of fixed size
+    where no cell is empty.
+    """
     arrays = {key: _array([record.get(key) for record in records]) for key in _keys(records)}
     fields = [pa.field(key, array.type, metadata=_JSON if is_json else {}) for key, (array, is_json) in arrays.items()]
     pq.write_table(pa.table([array for array, _ in arrays.values()], schema=pa.schema(fields)), path)
@@ -58,6 +63,11 @@ def _keys(records: Iterable[Record]) -> list[str]:
 
 def _array(values: Sequence[Any]) -> tuple[pa.Array, bool]:
     """The values as a column, and whether as JSON texts."""
+    if arrays := [value for value in values if isinstance(value, np.ndarray)]:
+        # Parquet gives lists of fixed size back only where no cell is empty.
+        kind = pa.list_(pa.float32(), arrays[0].shape[-1] if len(arrays) == len(values) else -1)
+        kind = pa.list_(kind) if arrays[0].ndim > 1 else kind
+        return pa.array([None if value is None else value.tolist() for value in values], kind), False
     if not any(map(_has_mapping, values)):  # as a struct, each would get the keys of all others
         try:
             return pa.array(values), False

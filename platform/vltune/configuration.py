@@ -189,6 +189,9 @@ class TrialConfig:
     """Measures ``latency_ms``, the median milliseconds of predicting one sample alone, anew in each epoch, whatever it
     costs. Without it, it is measured in the first epoch, again in later best ones where that costs at most a fiftieth
     of the epoch, and else stays as it was: captions that have grown longer since may take longer than it says."""
+    keep_embeddings: bool = False
+    """Keeps the embeddings of each validation sample (float32) in the records beside the best checkpoint
+    (``records.parquet``), for families that have some: captioning, retrieval, capdec."""
     init_from: str = ""
     """Parts whose first weights come from promoted models, ``PART=REFERENCE,…``:
     ``picture_encoder=rotation@champion,text_encoder=words@champion``. A text part brings its tokenizer."""

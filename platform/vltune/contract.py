@@ -22,7 +22,7 @@ Assets = Mapping[str, str]
 
 Record = dict[str, Any]
 """One evaluated sample, JSON values only; ``id`` is the sample's. A key that begins with ``_`` may hold an array: it is
-for ``score`` alone, and is not stored."""
+for ``score`` alone, and is not stored, unless ``Family.embeddings`` names it and ``keep_embeddings`` asks for it."""
 
 Batch = dict[str, Any]
 """What ``collate`` makes: tensors go to the device, everything else stays as it is."""
@@ -139,6 +139,9 @@ class Family(torch.nn.Module, ABC):
     """Asset -> fields that it is made by: they have no effect where ``init_from`` brings the asset."""
     explained: ClassVar[Mapping[str, str]] = {}
     """Metric -> what it says, in a sentence for people who do not know it. Metrics of the engine have theirs."""
+    embeddings: ClassVar[Mapping[str, str]] = {}
+    """Key of a record that holds embeddings, float32, (width,) or (texts, width) -> the column of
+    ``records.parquet`` in which ``keep_embeddings`` keeps them."""
     drawn_with: ClassVar[Mapping[str, str]] = {}
     """Metric -> what stays as it is when samples are drawn again for its interval, or what else the interval is not:
     a line for under the table."""

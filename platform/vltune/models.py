@@ -300,3 +300,13 @@ def start_parts(model: Family, config: TrialConfig, *, cache: str) -> None:
                     f"{at}: {name} is {sizes[0]} there and {sizes[1]} here; give both models the same fields of {part}."
                 )
         children[part].load_state_dict(theirs)
+
+
+def check_embeddings(config: TrialConfig, family: type[Family]) -> None:
+    """Checks that what ``keep_embeddings`` asks for is there.
+
+    Raises:
+        BadInput: the family has no embeddings.
+    """
+    if config.keep_embeddings and not family.embeddings:
+        raise BadInput(f"keep_embeddings=True: the family {family.name!r} has no embeddings to keep; leave it out.")

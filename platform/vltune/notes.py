@@ -98,17 +98,29 @@ def trial_note(
         parts.append("\n".join([_row(heads), _row(["---"] * len(shown)), _row(said)]))
     if remarks:
         parts.append(remarks)
-    if metrics:
-        parts.append(_pairs("metric", {key: f"{value:.4g}" for key, value in metrics.items()}))
     if searched:
-        parts.append(_pairs("searched", searched))
+        parts.append(_pairs("searched", {key: _short(value) for key, value in searched.items()}))
     for path, text in (figures or {}).items():  # a figure that is seen says itself how to read it
         parts.append(_picture(path, picture_url) if picture_url else f"{_picture(path, '')}: {_cell(text)}")
+    if metrics:  # last: MLflow shows them itself
+        parts.append(_pairs("metric", {key: _short(value) for key, value in metrics.items()}))
     return _shorten("\n\n".join(parts), LONGEST)
 
 
 def _picture(path: str, url: str) -> str:
     return f"![{path}]({url.format(path)})" if url else f"`{path}`"
+
+
+def _short(value: object) -> str:
+    """A number as people read it; everything else as it is."""
+    text = str(value)
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if number.is_integer() and abs(number) < 1e15:
+        return f"{int(number):,}"
+    return f"{number:.4g}"
 
 
 def _pairs(title: str, values: Mapping[str, object]) -> str:

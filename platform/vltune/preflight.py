@@ -12,6 +12,7 @@ from vltune.contract import Data, Family, Search
 from vltune.errors import BadInput
 from vltune.models import (
     assets_of_parts,
+    check_embeddings,
     check_parts,
     check_usable,
     folders_stood_on,
@@ -94,6 +95,7 @@ def check_models(config: TrialConfig, family: type[Family], *, pins: Iterable[st
         BadInput: it is of a family that cannot be used here, has not the part or the assets that are wanted, or brings
             what a person set otherwise.
     """
+    check_embeddings(config, family)
     for name, folder in folders_stood_on(config, cache=cache).items():
         check_usable(family, config, name, read_record(folder)["family"])
     check_parts(config, cache=cache)

@@ -15,7 +15,7 @@ from vltune.columns import read_resamples
 from vltune.compare import Intervals, Table, table_of
 from vltune.contract import EpochReport, RunRow
 from vltune.errors import BadInput
-from vltune.forms import as_columns, as_csv, as_markdown
+from vltune.forms import as_columns, as_csv, as_markdown, folded
 from vltune.latex import as_latex
 from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
 from vltune.notes import search_note
@@ -376,7 +376,7 @@ def _payload(
         objective=", ".join(record.directions),
         trials=Counter(trial.state for trial in trials),
         best=best,
-        table=as_markdown(shown),
+        table=as_markdown(folded(shown)),  # MLflow cuts off what is wider than its page
         remarks=remarks,
         report=page,
     )

@@ -117,6 +117,7 @@ class _Fit:
         self.sampled = 0
         self.progress = Progress()
         self.mine = True
+        models.check_embeddings(self.config, trial.family)
         committed = self._newest(self.parent)
         inherited = self._inherited() if committed is None else None
         with runtime.alive():
@@ -366,7 +367,10 @@ class _Fit:
         metrics["training_seconds"] = earlier + trained.get("train_seconds", 0.0)
         metrics[latency.KEY] = self._latency(metrics)
         metrics["peak_memory_mb"] = peak_memory(runtime.device)
-        told = [{k: v for k, v in record.items() if not k.startswith("_")} for record in ordered]
+        kept = self.model.embeddings if self.config.keep_embeddings else {}
+        told = [
+            {kept.get(k, k): v for k, v in record.items() if not k.startswith("_") or k in kept} for record in ordered
+        ]
         records = [r | s for r, s in zip(told, scores.records, strict=True)]
         return self._decide(epoch, metrics, records, scores)
 
