@@ -21,7 +21,7 @@ from trainables.captioning import Captioning, CaptioningConfig
 from trainables.parts.annotations import refuse
 from trainables.parts.layouts import read_listing
 from trainables.parts.scenes import write_scenes
-from vltune import commands, launch, repeats
+from vltune import commands, launch, repeats, reports
 from vltune import search as driver
 from vltune.checkpoints import RECORDS
 from vltune.cli import _parser, main
@@ -93,7 +93,7 @@ def test_every_example_is_understood(path: tuple[str, ...], say: Say) -> None:
     (example,) = [line for line in out.splitlines() if line.startswith("example: ")]
     words = shlex.split(example.removeprefix("example: vltune "))
     arguments = _parser().parse_args(words)
-    assert any(callable(getattr(place, arguments.command, None)) for place in (launch, repeats, commands))
+    assert any(callable(getattr(place, arguments.command, None)) for place in (launch, repeats, reports, commands))
 
 
 def test_help_and_version_wait_for_nothing_heavy() -> None:
