@@ -14,6 +14,7 @@ from report_runs import HASH, HOSTILE, IDS, METRICS, Toy, add, fill, pictures, s
 from test_cli import Say, say  # noqa: F401 - a fixture
 
 from trainables.capdec import Capdec
+from vltune import report_plots
 from vltune.contract import Data
 from vltune.errors import BadInput, NotFound
 from vltune.findings import cautions, gather, verdict
@@ -50,7 +51,7 @@ class Reader(HTMLParser):
         self.tags.append(tag)
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action", "data")]
         self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.inner += [found["srcdoc"] or ""] if "srcdoc" in found else []
+        self.inner += [found["data-page"] or ""] if "data-page" in found else []
         if re.fullmatch("h[1-6]", tag):
             self.headings.append((int(tag[1]), ""))
         if tag == "img":
@@ -89,7 +90,7 @@ def sound(text: str) -> Reader:
     """A page, after all that is true of every page was checked."""
     page = Reader(text)
     assert all(link.startswith(("#", "data:image/")) for link in page.links), "nothing is asked of a network"
-    assert not re.search(r"@import|url\((?!#)|<link|<base", text.split("srcdoc=")[0])
+    assert not re.search(r"@import|url\((?!#)|<link|<base", text.split("data-page=")[0])
     assert {link[1:] for link in page.links if link.startswith("#")} <= {*page.ids}
     assert len(page.ids) == len({*page.ids}), "an id names one thing"
     levels = [level for level, _ in page.headings]
@@ -99,7 +100,7 @@ def sound(text: str) -> Reader:
     assert all(said.strip() for _, said in page.headings)
     assert all(picture.get("alt") for picture in page.pictures)
     assert "script" not in page.tags, "what users wrote stays text"
-    assert "bold</b>" not in text.split("srcdoc=")[0]
+    assert "bold</b>" not in text.split("data-page=")[0]
     return page
 
 
@@ -259,6 +260,21 @@ def test_a_family_without_captions_shows_its_own_drawings(tmp_path: Path) -> Non
     headings = [said for _, said in report(ledger, tmp_path).headings]
     assert {"Captions", f"Errors {HOSTILE}"} <= {*headings}, "its own gallery, for want of a common one"
     assert "What the models say" not in headings
+
+
+def test_optunas_plots_lie_folded_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def plots(url: str, run: str, *, objectives: dict[str, str]) -> str:
+        asked.append((url, run, objectives))
+        return f"<!doctype html><title>{HOSTILE}</title>"
+
+    monkeypatch.setattr(report_plots, "study_page", plots)
+    ledger = small_run(tmp_path)
+    assert report(ledger, tmp_path).inner == [f"<!doctype html><title>{HOSTILE}</title>"]
+    assert asked == [(ledger.url, "toy", {"cider": "max"})]
+    monkeypatch.setattr(report_plots, "study_page", lambda *_, **__: "")
+    assert report(ledger, tmp_path).inner == []
 
 
 def test_several_objectives_have_a_front(tmp_path: Path) -> None:

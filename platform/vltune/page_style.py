@@ -151,7 +151,8 @@ figcaption { color: var(--faint); font-size: .95rem; max-width: 44rem; }
 details > summary { cursor: pointer; font-weight: 550; padding: .4rem 0; }
 details.box { border: 1px solid var(--line); border-radius: .6rem; padding: .35rem 1rem; margin: 1rem 0; }
 details.box[open] { padding-bottom: 1rem; }
-iframe { width: 100%; height: min(78vh, 52rem); border: 1px solid var(--line); border-radius: .5rem; background: #fff; }
+iframe { width: 100%; height: min(78vh, 52rem); border: 1px solid var(--line); border-radius: .5rem;
+  background: var(--page); }
 footer { color: var(--faint); font-size: .9rem; margin-top: 4rem; border-top: 1px solid var(--line);
   padding-top: 1rem; }
 .skip { position: absolute; left: -99rem; } .skip:focus { position: static; }

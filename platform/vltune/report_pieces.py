@@ -218,7 +218,12 @@ def plot(title: str, reads: str, drawn: Sequence[str], below: str = "") -> str:
     )
 
 
-def inner_page(html: str, title: str) -> str:
-    """A page inside the page, loaded when it is first seen."""
-    allowed = "allow-scripts allow-downloads"
-    return f'<iframe title="{escape(title)}" loading="lazy" sandbox="{allowed}" srcdoc="{escape(html)}"></iframe>'
+def inner_page(summary: str, html: str, *, title: str) -> str:
+    """A page inside the page, folded. It is read when it is unfolded: large ones would keep the page from opening, and
+    what is drawn before it is seen gets wrong sizes.
+    """
+    opened = "const frame = this.querySelector('iframe'); if (this.open) frame.srcdoc ||= frame.dataset.page"
+    frame = (
+        f'<iframe title="{escape(title)}" sandbox="allow-scripts allow-downloads" data-page="{escape(html)}"></iframe>'
+    )
+    return f'<details class="box study" ontoggle="{opened}"><summary>{escape(summary)}</summary>{frame}</details>'

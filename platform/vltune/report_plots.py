@@ -38,12 +38,8 @@ def plots(ledger: Ledger, found: Findings) -> str:
     parts += [_against(found, [*shares.get(record.objective, {})]), _front(found), _times(found)]
     page = study_page(ledger.url, record.name, objectives=record.directions)
     if page:
-        inner = pieces.inner_page(page, f"Optuna's plots of {record.name}")
-        parts.append(
-            '<div class="study">'
-            + pieces.folded("Interactive plots of the search (Optuna): point at them for values", inner)
-            + "</div>"
-        )
+        summary = "Interactive plots of the search (Optuna): point at them for values"
+        parts.append(pieces.inner_page(summary, page, title=f"Optuna's plots of {record.name}"))
     elif len(found.trials) < FEWEST:
         parts.append(f"<p class='read'>Optuna's interactive plots come with {FEWEST} finished trials.</p>")
     return "\n".join(filter(None, parts))

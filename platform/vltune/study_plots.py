@@ -61,7 +61,7 @@ def study_page(url: str, run: str, *, objectives: Mapping[str, Direction]) -> st
                 left_out.append(f"{plot.title}: {' '.join(str(error).split())}")
                 continue
             figure.update_layout(template="plotly_white", title=None, margin={"t": 30})
-            drawn = figure.to_html(full_html=False, include_plotlyjs=not sections)
+            drawn = figure.to_html(full_html=False, include_plotlyjs=not sections, config={"responsive": True})
             sections.append(
                 f'<h2>{html.escape(plot.title)}</h2><p>{html.escape(plot.reads)}</p><div class="figure">{drawn}</div>'
             )
