@@ -293,7 +293,9 @@ def test_a_search_arrives_once_whatever_is_sent_again(tracker, tmp_path):
         assert run.info.run_name == f"row a{k}"
         assert "a dog number 0 \\| on grass" in run.data.tags["mlflow.note.content"]
         shown = f"\n\n![figures/confusion.png](get-artifact?path=figures/confusion.png&run_uuid={run.info.run_id})"
-        assert run.data.tags["mlflow.note.content"].endswith(shown)
+        note = run.data.tags["mlflow.note.content"]
+        assert note.endswith("| metric | value |\n| --- | --- |\n| cider | 0.5 |")
+        assert note.index("| learning_rate |") < note.index(shown) < note.index("| metric |")
         root = Path(run.info.artifact_uri)
         assert root.is_relative_to(tracker.storage)
         kept = {"checkpoint": "checkpoint", "samples/best": "samples", "figures": "illustrations/figures"}

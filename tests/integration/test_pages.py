@@ -18,7 +18,7 @@ from PIL import Image
 from vltune.ledger import Ledger
 from vltune.summary import best_report
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
 SEARCH = '''
 from vltune.drawings import Curve
@@ -78,7 +78,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
         folder = tmp_path_factory.mktemp("pages")
         head, _, _ = TOY.read_text().partition("SEARCH = Search(")
         (folder / "my_search.py").write_text(head + SEARCH)
-        code, _ = run("search", "my_search.py", "--concurrent", 1, "--json", cwd=folder)
+        code, _ = run("search", "my_search.py", "--concurrent", 1, "--json", cwd=folder, timeout=900)
         assert code == 0, said(folder)
         storage = folder / "runs"
         with sqlite3.connect(storage / "mlflow.db") as database:
