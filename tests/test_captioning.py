@@ -164,20 +164,21 @@ def test_low_precision(decoder: str, dtype: torch.dtype, decoding: str) -> None:
 
 @pytest.mark.parametrize(("decoder", "rate"), [("lstm", 1e-2), ("gru", 1e-2), ("transformer", 3e-3)])
 def test_eight_pictures_are_learnt_by_heart(decoder: str, rate: float) -> None:
+    torch.manual_seed(0)  # of dropout: whatever ran before
     pictures = samples(captions=(1,))
     model = make(pictures, decoder=decoder).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     batch = model.collate(pictures, Draws(0, 1))
-    for _ in range(200):
+    for _ in range(400):
         loss = model(batch)
         mean = loss.sum / loss.count
-        if mean < 0.05:
+        if mean < 0.01:
             break
         optimizer.zero_grad()
         mean.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    assert mean < 0.1
+    assert mean < 0.01
     written = [r["caption"] for r in model.eval().predict(model.collate(pictures, None))]
     assert written == [f"a {COLOURS[i % 4]} {THINGS[i // 4]}" for i in range(8)]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vltune.columns import read_records, read_resamples, write_records, write_resamples
@@ -29,7 +29,6 @@ def through(folder: Path, records: list[dict[str, Any]]) -> list[dict[str, Any]]
     return read_records(folder / "records.parquet")
 
 
-@settings(deadline=None)
 @given(records=_RECORDS)
 def test_what_comes_back_is_what_json_would_keep(
     records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory

@@ -14,6 +14,7 @@ import pytest
 
 from search_spaces import SEARCHES
 from trainables.parts.scenes import write_scenes
+from trainables.parts.scoring_fields import FURTHER
 from vltune.cli import _parser
 from vltune.errors import BadInput, lookup
 from vltune.space import check, load_search, parse_pins
@@ -90,9 +91,10 @@ def test_the_architecture_page_names_every_file_of_the_engine() -> None:
     assert {name for name in files if f"`{name}`" not in page} == set()
 
 
-def test_every_shipped_search_is_listed() -> None:
+def test_every_shipped_search_and_every_further_metric_is_listed() -> None:
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", README, re.MULTILINE)
-    assert {name for row in rows for name in re.findall(r"\w+", row)} == set(SEARCHES)
+    listed = {name for row in rows for name in re.findall(r"\w+", row)}
+    assert listed == {*SEARCHES, *FURTHER}
 
 
 def test_the_followed_parameter_is_found_where_it_says() -> None:

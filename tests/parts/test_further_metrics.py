@@ -227,7 +227,7 @@ def test_clip_score_against_the_formula(tmp_path: Path) -> None:
     from PIL import Image
     from transformers import AutoProcessor, CLIPModel
 
-    write_scenes(str(tmp_path / "scenes"), pictures=12, picture_size=32)
+    write_scenes(str(tmp_path / "scenes"), pictures=60, picture_size=32)
     clip = tiny_models.clip(tmp_path / "clip")
     listed = json.loads((tmp_path / "scenes" / "annotations" / "captions_val2017.json").read_text())["images"][:3]
     named: dict[str, Any] = {"data": str(tmp_path / "scenes"), "data_hash": "", "model": str(clip), "model_hash": ""}

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from tiny_captioners import SIZE, write_captioner
 
@@ -37,14 +36,3 @@ def test_weights_are_those_of_the_last_layer_that_looks(tmp_path: Path) -> None:
     torch.testing.assert_close(found.sum(-1), torch.ones(1, len(rows[0])))
     wanted = kept[0].mean(1)[:, len(asked.prefix) - 1 :, 1:]
     torch.testing.assert_close(found, wanted / wanted.sum(-1, keepdim=True))
-
-
-@pytest.mark.parametrize("kind", ["vit_gpt2", "git", "florence2"])
-@torch.no_grad()
-def test_models_that_do_not_tell_have_no_maps(kind: str, tmp_path: Path) -> None:
-    captioner, asked = opened(kind, tmp_path)
-    tokens = torch.tensor(caption_tokens(captioner, asked, ["a red dog"], max_tokens=8))
-    found = picture_attention(
-        captioner, asked, seen=encode(captioner, PICTURES), owners=torch.tensor([0]), tokens=tokens
-    )
-    assert found is None

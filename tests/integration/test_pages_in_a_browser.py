@@ -47,7 +47,7 @@ SEARCH = Search(
 )
 '''
 
-OFFLINE = ("table.html", "study.html")
+OFFLINE = ("table.html", "study.html", "report.html")
 """Pages of the folder ``comparison`` that open without a server."""
 
 
