@@ -63,7 +63,7 @@ REPORT = """
 @media (prefers-color-scheme: dark) { :root { --card: #1b212b; --c0: #5cb8ee; --c1: #ff9a52; --c2: #35c49a;
   --c3: #e3a0c9; --c4: #e9b949; --c5: #8fd0f5; --c6: #b4b4b4; --paper: #e9ecf0; } }
 html { scroll-behavior: smooth; }
-body { max-width: 88rem; padding: 0; font-size: 16px; line-height: 1.6; }
+body { max-width: 88rem; padding: 0; font-size: 16px; line-height: 1.6; overflow-wrap: break-word; }
 a { color: var(--mark); }
 :focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; border-radius: 2px; }
 main { padding: 2.5rem 1.5rem 5rem; max-width: 66rem; margin: 0 auto; }
@@ -96,6 +96,7 @@ pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
 .tiles dt { color: var(--faint); font-size: .88rem; }
 .tiles dd { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 650; letter-spacing: -.01em;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.tiles dd.long { font-size: 1.1rem; line-height: 1.35; }
 .tiles small { display: block; font-size: .85rem; font-weight: 400; color: var(--faint); letter-spacing: 0;
   line-height: 1.4; }
 .care { border-left: 3px solid var(--c4); background: var(--card); border-radius: 0 .6rem .6rem 0;
@@ -172,7 +173,7 @@ footer { color: var(--faint); font-size: .9rem; margin-top: 4rem; border-top: 1p
   .bars dt { grid-column: 1 / -1; margin-top: .45rem; }
   .plot > .wide { display: none; } .plot > .narrow { display: block; }
   .paper.broad img { max-width: none; width: 46rem; }
-  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } .tiles dd { font-size: 1.3rem; }
+  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); } .tiles dd:not(.long) { font-size: 1.3rem; }
 }
 @media print {
   :root { color-scheme: light; --ink: #000; --faint: #444; --line: #bbb; --page: #fff; --card: #f4f4f4; }

@@ -49,7 +49,9 @@ def answer(found: Findings, shown: Table | None, *, several: bool) -> str:
         value, spread = _as_in_table(found, shown)
         name = record.title(found.best)
         metric = f"`{record.objective}`"
-        sure = f" (95 % interval {spread})" if spread.startswith("[") else f" ({spread} over seeds)" if spread else ""
+        sure = (
+            f" (95\u00a0% interval {spread})" if spread.startswith("[") else f" ({spread} over seeds)" if spread else ""
+        )
         lines.append(f"{_named(name)}{_settings(found)} is the best: {metric} {value}{sure}.")
         if said.percent is not None:
             how = {

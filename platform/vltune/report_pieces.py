@@ -24,6 +24,8 @@ _SIGNS = {
     "cross": '<path d="M12 1L22 11M12 11L22 1" stroke-width="2.5"></path>',
 }
 _LEAST_SHARE = 0.01
+_LONG_VALUE = 14
+"""Letters from which on a great number, which may be a name, is written smaller."""
 _SHOWN_REFERENCES = 2
 _COLORS = 6
 _LINK = re.compile(r"\s*\([^()]*https?://[^()]*\)")
@@ -86,7 +88,8 @@ def tiles(entries: Sequence[tuple[str, str, str]]) -> str:
     boxes = []
     for name, value, about in entries:
         small = f"<small>{escape(about)}</small>" if about else ""
-        boxes.append(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}{small}</dd></div>")
+        size = ' class="long"' if len(value) > _LONG_VALUE else ""
+        boxes.append(f"<div><dt>{escape(name)}</dt><dd{size}>{escape(value)}{small}</dd></div>")
     return f'<dl class="tiles">{"".join(boxes)}</dl>'
 
 
