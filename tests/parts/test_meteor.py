@@ -125,7 +125,7 @@ def test_awkward_captions_equal_pycocoevalcap(peer, forgetful):
 @pytest.mark.integration
 def test_the_separator_in_a_reference_does_not_make_two_of_it(forgetful):
     # the tokenizer takes it apart, but not in what looks like a tag
-    assert ptb_tokenize(["a ||| b", "<!-- ||| dog -->"]) == ["a | | | b", "<!-- ||| dog -->"]
+    assert ptb_tokenize(["a ||| b", "<!-- ||| dog -->"]) == ["a | | | b", "<!--\xa0|||\xa0dog\xa0-->"]
     found = score_meteor(["a dog"] * 3, [["a <!-- ||| dog -->"], ["a <!-- dog -->"], ["a <!--", "dog -->"]]).records
     assert found[0] == found[1] != found[2]
 
