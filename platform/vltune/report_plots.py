@@ -40,8 +40,10 @@ def plots(ledger: Ledger, found: Findings) -> str:
     if page:
         summary = "Interactive plots of the search (Optuna): point at them for values"
         parts.append(pieces.inner_page(summary, page, title=f"Optuna's plots of {record.name}"))
-    elif len(found.trials) < FEWEST:
-        parts.append(f"<p class='read'>Optuna's interactive plots come with {FEWEST} finished trials.</p>")
+    else:
+        parts.append(
+            f"<p class='read'>Optuna's interactive plots come with {FEWEST} finished trials that were not pruned.</p>"
+        )
     return "\n".join(filter(None, parts))
 
 
