@@ -225,8 +225,8 @@ def _scatter(axes: Axes, points: Sequence[tuple[Any, float]]) -> None:
     numbers = [x for x, _ in points if isinstance(x, int | float) and not isinstance(x, bool)]
     if len(numbers) == len(points):
         axes.scatter(numbers, values, s=26, color=PALETTE[0], alpha=0.75, lw=0)
-        if all(isinstance(x, int) for x in numbers):
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        whole = all(isinstance(x, int) for x in numbers)  # other numbers may be long
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6 if whole else 4, integer=whole))
         # values drawn over orders of magnitude, not an even range that starts near zero
         if numbers and min(numbers) > 0 and max(numbers) > max(20 * min(numbers), 4 * float(np.median(numbers))):
             axes.set_xscale("log")
