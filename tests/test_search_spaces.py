@@ -76,7 +76,7 @@ def test_samples_replay_from_their_own_records(search: Search) -> None:
 def test_every_trial_can_be_trained_again(search: Search) -> None:
     study, defaults = _study(), {"data": "x", "data_hash": "0" * 64, "seed": 7}
     trials = [resolve(search, None, row=row, defaults=defaults) for row in search.rows.values()]
-    trials += [resolve(search, study.ask(), defaults=defaults) for _ in range(20)]
+    trials += [resolve(search, study.ask(), defaults=defaults) for _ in range(6)]
     for trial in trials:
         pins = record_pins(search, trial.config.fields())
         alone = dataclasses.replace(search, rows={"again": {}}, base_row="", num_trials=1, population=None)

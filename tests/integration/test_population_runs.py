@@ -94,6 +94,7 @@ def test_the_schedule_is_told(finished: tuple[Path, dict[str, Any]]) -> None:
     assert any(table in note for note in notes)
 
 
+@pytest.mark.proof
 def test_the_best_schedule_trains_again_to_the_same_weights(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, document = finished
     storage, line = folder / "runs", [entry["uid"] for entry in document["schedule"]]

@@ -58,6 +58,7 @@ def test_each_seed_by_itself(searched: Path) -> None:
     assert len(out.splitlines()) == 7
 
 
+@pytest.mark.proof
 def test_the_best_are_confirmed_with_new_seeds_through_a_kill(searched: Path) -> None:
     storage = searched / "runs"
     driver = start("confirm", "toy", "--top", 2, "--seeds", 3, "--concurrent", 1, cwd=searched)
