@@ -8,7 +8,7 @@ captioners of this kind stay far below the study's CIDEr of 1.2 on Flickr8k: com
 
 All eight metrics of the study are columns. Its semantic similarity is by GloVe's vectors, which vltune does not bring:
 ``similarity`` is by sentence embeddings, and ``--set further_metrics=meteor,similarity,glove glove_file=FILE`` adds the
-study's own. METEOR runs Java beside each trial (about 1 GB) and takes seconds per epoch: ``--set
+study's own. METEOR runs Java beside each trial (about 0.6 GB) and takes seconds per epoch: ``--set
 further_metrics=similarity`` leaves it out.
 """
 
