@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_an_epoch_has_its_samples_and_one_of_an_older_version_none(tmp_path: Pat
     assert events(ledger, tmp_path).pending(0, 99)[-1].payload["resources"] == ()
 
 
-def test_figures_that_come_after_the_end_are_told_once_with_when_the_end_was(tmp_path: Path) -> None:
+def test_figures_that_come_after_the_end_are_told_once_and_make_no_trial_longer(tmp_path: Path) -> None:
     ledger = started(tmp_path)
     ledger.note_illustrations("run-000")
     assert "illustrated" not in [event.kind for event in ledger.pending("run", after=0, limit=99)], "it has not ended"
@@ -58,13 +59,16 @@ def test_figures_that_come_after_the_end_are_told_once_with_when_the_end_was(tmp
     folder = tmp_path / "run" / "trials" / "run-000" / FOLDER
     folder.mkdir(parents=True)
     (folder / MISSING).write_text("no figure bad: ValueError: it is bad")
+    times = ledger.times("run-000")
+    time.sleep(0.01)
     ledger.note_illustrations("run-000")
     ledger.note_illustrations("run-000")
     ended, *late = [
         event for event in events(ledger, tmp_path).pending(0, 99) if event.kind in ("ended", "illustrated")
     ]
     (late,) = late
-    assert late.payload["ended"] == ended.time
+    assert late.time == ended.time
+    assert ledger.times("run-000") == times
     assert {key: late.payload[key] for key in ("state", "best_epoch", "best")} == {
         key: ended.payload[key] for key in ("state", "best_epoch", "best")
     }

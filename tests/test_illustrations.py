@@ -58,6 +58,13 @@ class Raising(Line):
         raise RuntimeError("no\nluck " + "x" * 500)
 
 
+class Losing(Line):
+    """Drawing costs it the device."""
+
+    def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "_flush", lambda path: None)
@@ -145,6 +152,28 @@ def test_the_numbers_are_those_of_a_trial_without_figures(
     without = run(Line, tmp_path / "without", epochs=3, **fields)
     assert untimed(with_figures) == untimed(without)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("stops_after", [None, 1])
+def test_a_device_that_is_lost_while_drawing_costs_the_process_and_not_the_trial(
+    tmp_path: Path, stops_after: int | None
+) -> None:
+    runtime = LocalRuntime(cache="") if stops_after is None else Watched(cache="", stops_after=stops_after)
+    with pytest.raises(torch.AcceleratorError):
+        run(Losing, tmp_path, runtime=runtime, epochs=2)
+    assert len(runtime.reports) == (stops_after or 2)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()], "what was told is there"
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    if stops_after is None:
+        assert runtime.reports[-1].last
+        assert runtime.reports[-1].notes == ("no figures: AcceleratorError: an illegal memory access was encountered",)
+
+
+def test_what_a_killed_process_has_begun_to_draw_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / f".{FOLDER}" / FIGURES).mkdir(parents=True)
+    run(Shown, tmp_path, epochs=2)
+    assert listed(tmp_path)
+    assert not (tmp_path / f".{FOLDER}").exists()
 
 
 def test_modes_come_back(tmp_path: Path) -> None:

@@ -224,3 +224,19 @@ def test_no_thread_stays(tmp_path: Path) -> None:
     while any(thread.name == "vltune-resources" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a limit of no watts"), ValueError("not a number"), KeyError("x")])
+def test_nothing_that_a_driver_answers_fails_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    for place, name in ((resources, "_busy"), (resources, "gpu_readings"), (ResourceMonitor, "_used")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fails)
+            patch.setattr(resources, "_SHORTEST", 0.0)
+            runtime = LocalRuntime(cache="")
+            fit(Trial("t", Line, LineConfig.from_fields({"epochs": 2}), tmp_path / name), runtime)
+        assert [report.resources for report in runtime.reports] == [[], []]

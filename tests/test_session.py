@@ -206,3 +206,37 @@ def test_silence_is_judged_by_the_usual_pause(monkeypatch: pytest.MonkeyPatch) -
         assert (await mailbox.silence())[0] == 0
 
     asyncio.run(scene())
+
+
+def test_a_worker_that_was_stopped_draws_until_it_asks_again_or_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        mailbox = _Mailbox()
+        number = await mailbox.put_trial({})
+        await mailbox.claim(mailbox.generation)
+        told = asyncio.create_task(mailbox.report(number, 1, 1, {"epoch": 1}, {}))
+        await settle()
+        await mailbox.verdict(number, 1, 1, go_on=True)
+        await told
+        await mailbox.finish(number)
+        assert not await mailbox.draws(), "it was taken away in the middle of an epoch, which may last for hours"
+
+        number = await mailbox.put_trial({})
+        await mailbox.claim(mailbox.generation)
+        told = asyncio.create_task(mailbox.report(number, 1, 1, {"epoch": 1}, {}))
+        await settle()
+        await mailbox.verdict(number, 1, 1, go_on=False)
+        await mailbox.finish(number)
+        assert (await told)[0] is False
+        assert await mailbox.draws()
+        monkeypatch.setattr(session, "PATIENCE_SECONDS", 0.01)
+        await asyncio.sleep(0.05)
+        assert not await mailbox.draws()
+        await mailbox.tick()
+        assert await mailbox.draws()
+        waiting = asyncio.create_task(mailbox.claim(mailbox.generation))
+        await settle()
+        assert not await mailbox.draws()
+        await mailbox.close()
+        assert await waiting is None
+
+    play(scene())

@@ -370,6 +370,23 @@ def test_what_mlflow_never_takes_is_left_out_and_the_rest_arrives(tracker, tmp_p
 
 
 @pytest.mark.integration
+def test_figures_that_come_later_go_alone(tracker, tmp_path, monkeypatch):
+    ledger, sent, log_files = Ledger(), [], tracker.log_files
+    add_trial(ledger, "r1", tmp_path, state="pruned")
+    illustrations = ledger.events[-1].payload.pop("illustrations")
+    ledger.add("r1", "illustrated", **ledger.events[-1].payload, illustrations=illustrations)
+    monkeypatch.setattr(tracker, "log_files", lambda run, *what: (sent.append(what), log_files(run, *what)))
+    sender = Sender(tracker, ledger, search=search("late"), poll=0.01)
+    sender.start()
+    assert sender.flush(60)
+    sender.stop()
+    assert not sender.refused
+    assert [Path(folder).name for folder, *_ in sent] == ["samples", "checkpoint", "illustrations"]
+    note = tracker.client.get_run(run_of(tracker, "late", "r1")).data.tags["mlflow.note.content"]
+    assert "figures/confusion.png" in note
+
+
+@pytest.mark.integration
 def test_doubles_become_one_run(tracker):
     parent = open_search(tracker, "double")
     experiment = tracker.client.get_run(parent).info.experiment_id

@@ -27,6 +27,13 @@ def cpu_has_bf16() -> bool:
     return flags.exists() and any(name in flags.read_text() for name in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
+def leaves_process_sound(error: Exception) -> bool:
+    """Whether the next trial may run in this process: not after an error of the device, which poisons its context."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return not isinstance(error, torch.AcceleratorError) and "CUDA error" not in str(error)
+
+
 def reset_peak_memory() -> None:
     """Lets ``peak_memory`` of this process count from here."""
     with contextlib.suppress(OSError):  # Linux only; elsewhere the figure is the process's since its start

@@ -6,7 +6,6 @@ Nothing here can change a trial: random states and modes come back, and what fai
 import contextlib
 import json
 import shutil
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from vltune import checkpoints
 from vltune.checkpoints import Checkpoint
 from vltune.columns import read_records
 from vltune.contract import Family, Sample
-from vltune.devices import to_device
+from vltune.devices import leaves_process_sound, to_device
 from vltune.drawings import Drawing
 from vltune.models import load_weights
 from vltune.module_tree import module_tree
@@ -47,18 +46,24 @@ def illustrate(
 
     Returns:
         A note for each thing that could not be drawn, with the reason.
+
+    Raises:
+        Exception: an error of the device, after which nothing works in this process.
     """
     notes: list[str] = []
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    draft = folder.with_name(f".{folder.name}")
 
     def attempt(what: str, deed: Callable[[], object]) -> None:
         try:
             deed()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the trial's numbers are there
+        except Exception as error:  # whatever it is, the trial's numbers are there
+            if not leaves_process_sound(error):
+                raise
             reason = " ".join(str(error).split()) or "no reason given"
             notes.append(f"{what}: {type(error).__name__}: {reason}"[:_LONGEST])
 
     def write() -> None:
+        shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
         load_weights(model, checkpoints.read_tensors(best.folder / checkpoints.MODEL))
         records = read_records(best.folder / checkpoints.RECORDS)
         figures = draft / FIGURES
@@ -75,10 +80,12 @@ def illustrate(
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
 
-    with _undisturbed(model, device), torch.no_grad():
-        model.eval()
-        attempt("no figures", write)
-    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        with _undisturbed(model, device), torch.no_grad():
+            model.eval()
+            attempt("no figures", write)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return notes
 
 

@@ -445,8 +445,8 @@ class Ledger:
             mine = (_events.c.uid == uid) & _events.c.kind.in_(("ended", "illustrated"))
             rows = connection.execute(sa.select(_events).where(mine)).all()
             if [row.kind for row in rows] == ["ended"]:
-                payload = json.loads(rows[0].payload) | {"ended": rows[0].time}
-                self._add_event(connection, rows[0].search, uid, "illustrated", 1, time.time(), payload)
+                (end,) = rows  # of its time too: that a trial was drawn later does not make it longer
+                self._add_event(connection, end.search, uid, "illustrated", 1, end.time, json.loads(end.payload))
 
     def epochs(self, uid: str) -> list[EpochReport]:
         """The epochs of a trial that were reported, in order."""

@@ -56,12 +56,15 @@ class ResourceMonitor:
         self._samples: list[Reading] = []
         self._wide = 1
         self._group: list[Reading] = []
-        self._process = psutil.Process()
-        self._machine, self._own, self._at = _busy(), sum(self._process.cpu_times()[:2]), time.monotonic()
+        self._process, self._at = psutil.Process(), time.monotonic()
+        self._machine, self._own = (0.0, 0.0), 0.0
+        with contextlib.suppress(Exception):
+            self._machine, self._own = _busy(), self._used()
         self._thread = threading.Thread(target=self._run, name="vltune-resources", daemon=True)
 
     def __enter__(self) -> "ResourceMonitor":
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # the machine has no thread left; what `take` samples is there still
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,7 +89,7 @@ class ResourceMonitor:
         now = time.monotonic()
         if now - self._at < min(_SHORTEST, self._interval):
             return
-        with contextlib.suppress(psutil.Error, OSError):
+        with contextlib.suppress(Exception):  # drivers answer with zeros and nonsense too
             self._group.append(self._read(now))
         if len(self._group) >= self._wide:
             self._samples.append(_mean(self._group))
@@ -94,8 +97,12 @@ class ResourceMonitor:
         if len(self._samples) >= 2 * self._most:
             self._samples, self._wide = _halved(self._samples), 2 * self._wide
 
+    def _used(self) -> float:
+        """Seconds of processors that this process has used."""
+        return sum(self._process.cpu_times()[:2])
+
     def _read(self, now: float) -> Reading:
-        machine, own, memory = _busy(), sum(self._process.cpu_times()[:2]), psutil.virtual_memory()
+        machine, own, memory = _busy(), self._used(), psutil.virtual_memory()
         busy, total = (new - old for new, old in zip(machine, self._machine, strict=True))
         spent, seconds = own - self._own, now - self._at
         self._machine, self._own, self._at = machine, own, now

@@ -26,8 +26,8 @@ class Source(Protocol):
 
         ``started``: params, searched, name, number, tags. ``epoch``: epoch, metrics, resources. ``ended``: state,
         error, note, checkpoint, samples, illustrations, best_epoch, best (its metrics). ``illustrated``: as ``ended``,
-        and when that was: the end told again, with figures that came later. ``summary``: state, note, files, table (by
-        columns), best. Folders are paths as text; a folder of samples is what ``write_samples`` makes, one of
+        which is told again, with figures that came later. ``summary``: state, note, files, table (by columns), best.
+        Folders are paths as text; a folder of samples is what ``write_samples`` makes, one of
         illustrations what ``illustrate`` makes. All but params, epoch, metrics and state may be missing or empty.
         """
         ...
@@ -223,7 +223,7 @@ class Sender:
         self._tracker.finish_trial(
             run_id,
             payload["state"],
-            end_time=payload.get("ended", event.time),
+            end_time=event.time,
             error=payload.get("error", ""),
             note=payload.get("note", ""),
             best_epoch=payload.get("best_epoch"),
@@ -231,10 +231,12 @@ class Sender:
             captions=_captions(samples),
             figures=_figures(illustrations),
         )
-        if samples:
-            self._tracker.log_files(run_id, samples, "samples/best")
         if illustrations:
             self._tracker.log_files(run_id, illustrations)
+        if event.kind == "illustrated":
+            return  # the rest went with the end
+        if samples:
+            self._tracker.log_files(run_id, samples, "samples/best")
         if payload.get("checkpoint"):
             self._tracker.log_files(run_id, Path(payload["checkpoint"]), "checkpoint")
 

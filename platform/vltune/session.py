@@ -31,6 +31,7 @@ from ray.exceptions import RayError
 from vltune.checkpoints import Corrupt
 from vltune.cluster import sees
 from vltune.contract import EpochReport, Family
+from vltune.devices import leaves_process_sound
 from vltune.errors import BadInput, TrainingFailure
 from vltune.runtime import RESIDENTS, Progress
 from vltune.train import Trial, fit
@@ -83,6 +84,7 @@ class _Mailbox:
         self.pids: dict[int, tuple[str, int]] = {}
         self.heard, self.pauses = time.monotonic(), deque(maxlen=101)
         self.generation, self.idle_starts = 0, 0
+        self.stopped = False
 
     async def put_trial(self, trial: dict[str, Any]) -> int:
         """Hands out a trial; returns its number in this slot."""
@@ -122,6 +124,7 @@ class _Mailbox:
         def over() -> bool:
             return self.closed or generation != self.generation
 
+        self.stopped = False
         while True:
             async with self.changed:
                 await self.changed.wait_for(lambda: over() or not self.finished)
@@ -177,6 +180,7 @@ class _Mailbox:
             if self._current(number, attempt):
                 key = (number, attempt, epoch)
                 self.verdicts[key] = (go_on, self.told.pop(key, {}))  # a late rank may still ask for an older one
+                self.stopped = not go_on
             self.changed.notify_all()
 
     async def fail(self, number: int, attempt: int, error: str) -> None:
@@ -200,6 +204,10 @@ class _Mailbox:
         usual = statistics.median(self.pauses) if len(self.pauses) > 2 else None
         limit = START_SECONDS if usual is None else max(PATIENCE_SECONDS, 5 * usual)
         return 0.0 if self.finished else time.monotonic() - self.heard, limit, self.idle_starts
+
+    async def draws(self) -> bool:
+        """Whether a worker that was stopped after an epoch is alive and still at the figures of its trial."""
+        return self.stopped and time.monotonic() - self.heard < PATIENCE_SECONDS
 
     async def condemned(self) -> dict[int, tuple[str, int]]:
         """Node and process of each worker, which are to be killed; others will join."""
@@ -300,19 +308,12 @@ def _train_one(trial: dict[str, Any], runtime: _WorkerRuntime, options: SessionO
     except Exception as error:
         text = failure_text(error, Path(trial["folder"]))
         ray.get(runtime.mailbox.fail.remote(runtime.number, runtime.attempt, text))
-        if runtime.world_size > 1 or not _leaves_process_sound(error):
+        if runtime.world_size > 1 or not leaves_process_sound(error):
             raise  # Train replaces the workers; the trial itself is over
     finally:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _leaves_process_sound(error: Exception) -> bool:
-    """Whether the next trial may run in this process: not after an error of the device, which poisons its context."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return not isinstance(error, torch.AcceleratorError) and "CUDA error" not in str(error)
 
 
 def failure_text(error: Exception, folder: Path) -> str:
@@ -425,6 +426,8 @@ class Slot(tune.Trainable):
         self._settle(go_on=False)
         ray.get(self.mailbox.close.remote())
         self.thread.join(20)
+        while self.thread.is_alive() and ray.get(self.mailbox.draws.remote()):
+            self.thread.join(1)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune keeps no checkpoints: trials commit their own."""

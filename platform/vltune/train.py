@@ -115,6 +115,7 @@ class _Fit:
         self.direction: Direction = direction_of(trial.family, self.config, self.config.objective)
         self.reports: list[dict[str, Any]] = []
         self.sampled = 0
+        self.broken: Exception | None = None
         self.progress = Progress()
         self.mine = True
         models.check_embeddings(self.config, trial.family)
@@ -206,6 +207,8 @@ class _Fit:
             if self._goes_on_elsewhere():
                 kept.add(self.reports[-1]["checkpoint"])
             checkpoints.keep_only(self.parent, [self.parent / name for name in kept])
+        if self.broken is not None:  # the trial is over and told; the next one needs another process
+            raise self.broken
 
     def _goes_on_elsewhere(self) -> bool:
         """Whether this is a segment whose last state others may start from."""
@@ -491,7 +494,11 @@ class _Fit:
         best = Checkpoint(self.parent / self.progress.best_checkpoint, self.progress.best_epoch)
         folder, device = self.trial.folder / FOLDER, self.runtime.device
         with self.runtime.alive(), self.autocast():
-            return illustrate(self.model, self.validation, best, folder, device=device)
+            try:
+                return illustrate(self.model, self.validation, best, folder, device=device)
+            except Exception as error:  # noqa: BLE001 - of the device; the trial's numbers are there
+                self.broken = error
+                return [f"no figures: {type(error).__name__}: {' '.join(str(error).split())}"[:200]]
 
     def _tell(self, epoch: int, report: EpochReport | None) -> bool:
         told = None if report is None else (report, self.progress)
