@@ -299,6 +299,56 @@ def test_several_seeds_are_one_answer(tmp_path: Path) -> None:
     assert "one seed" not in text
 
 
+def test_a_seed_is_not_told_for_the_mean(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, seeds=2)
+    for seed, value in ((0, 0.3), (1, 0.5)):
+        add(ledger, tmp_path, row="LSTM", values=(value,), seed=seed)
+    uids = [
+        add(ledger, tmp_path, row="GRU", values=(value,), seed=seed, decoder="gru")
+        for seed, value in ((0, 0.6), (1, 0.8))
+    ]
+    (trial_folder(tmp_path, ledger.trial(uids[1])) / "test_scores.json").write_text('{"metrics": {"cider": 0.75}}')
+    shutil.rmtree(trial_folder(tmp_path, ledger.trial(uids[0])) / "checkpoints")
+    written = write_report(ledger, ["toy"], storage=tmp_path, sources=SOURCES)
+    text = sound(written.path.read_text()).text
+    assert "“GRU” is the best: cider 0.7000 (±0.141 over seeds)" in text
+    assert "the best trial's cider is 0.75: worse than the 0.8 of the validation split" in text
+    assert "would change the best value, is not known: the checkpoint of one of its seeds is gone" in text
+    assert "cannot be resampled" not in text
+    best = written.runs["toy"]["best"]
+    assert (best["name"], best["seeds"], best["uid"], best["value"]) == ("GRU", 2, uids[1], pytest.approx(0.7))
+
+
+def test_a_base_row_may_score_nothing(tmp_path: Path) -> None:
+    ledger = fill(tmp_path)
+    add(ledger, tmp_path, row="LSTM", values=(0.0,))
+    add(ledger, tmp_path, values=(0.5,), decoder="gru")
+    text = report(ledger, tmp_path).text
+    assert "That is better than the base row, “LSTM”, which has 0: a significant difference (p < 0.001)." in text
+    assert "nothing that was tried did better" not in text
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.3], ids=["a configuration of both", "another one"])
+def test_a_run_says_beside_others_what_it_says_alone(tmp_path: Path, dropout: float) -> None:
+    """The common table folds what both have, and its p-values are of the first base row, corrected for all rows."""
+    ledger = fill(tmp_path)
+    add(ledger, tmp_path, row="LSTM", values=(0.2,), seed=3)
+    add(ledger, tmp_path, row="GRU", values=(0.5,), decoder="gru", seed=3, dropout=0.1)
+    fill(tmp_path, "again")
+    add(ledger, tmp_path, run="again", row="LSTM", values=(0.5,), dropout=0.4, seed=4)
+    add(ledger, tmp_path, run="again", row="GRU", values=(0.51,), decoder="gru", seed=4, dropout=dropout)
+    alone = {}
+    for run in ("toy", "again"):
+        alone |= write_report(ledger, [run], storage=tmp_path, sources=SOURCES).runs
+    both = write_report(ledger, ["toy", "again"], storage=tmp_path, sources=SOURCES)
+    assert both.runs == alone
+    text = " ".join(sound(both.path.read_text()).text.split())
+    assert "“GRU” is the best: cider 0.5000 (95 % interval [0.405, 0.595])" in text
+    assert "“GRU” is the best: cider 0.5100" in text
+    assert "150 % better than the base row" in text
+    assert "2 % better than the base row" in text
+
+
 def test_runs_of_one_data_set_stand_side_by_side(tmp_path: Path) -> None:
     ledger = small_run(tmp_path)
     fill(tmp_path, "other", base_row="", rows={})

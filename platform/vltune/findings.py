@@ -165,7 +165,7 @@ class Verdict:
     """NaN: there is no base row, or it is the best itself."""
     percent: float | None
     p: float | None
-    """Of the difference to the base row, for this one row: not corrected for the choice among many."""
+    """Of the difference to the base row, corrected for the number of rows in the run's table; None: not known."""
 
     @property
     def significant(self) -> bool | None:
@@ -178,7 +178,7 @@ def verdict(found: Findings, *, p: float | None) -> Verdict | None:
 
     Args:
         found: the run.
-        p: the p-value that the table has for it, corrected for the number of rows; None: it has none.
+        p: the p-value that the run's own table has for it, corrected for the number of its rows; None: it has none.
     """
     row, base, metric = found.row(found.best), found.base, found.record.objective
     if row is None or metric not in row.metrics:
@@ -219,15 +219,14 @@ def cautions(found: Findings, said: Verdict | None) -> list[str]:
             "be told apart."
         )
     if said is not None and said.bounds is None:
-        why = "its checkpoint is gone" if found.checkpoint is None else f"{record.objective} cannot be resampled"
-        lines.append(f"How sure the best value is, is not known: {why}.")
+        lines.append(_unsure_words(record.objective, said))
     if found.best is not None and not found.tested:
         lines.append(
             "Nobody has read the test split yet: all numbers are of the validation split, which also chose the best "
             "epoch of each trial. Promotion reads the test split, once."
         )
     elif found.best is not None and said is not None and record.objective in found.tested:
-        lines.append(_test_words(found, said))
+        lines.append(_test_words(found))
     if found.best is not None and found.best.state == "pruned":
         lines.append("No trial has finished: the best one was stopped early by the pruner, and its value is not final.")
     for state, words in (
@@ -249,13 +248,27 @@ def cautions(found: Findings, said: Verdict | None) -> list[str]:
     return lines
 
 
-def _test_words(found: Findings, said: Verdict) -> str:
+def _unsure_words(objective: str, said: Verdict) -> str:
+    """Why there is no interval. A mean over seeds needs all their checkpoints, and has its deviation without them."""
+    if said.samples:
+        why = f"{objective} cannot be resampled"
+    else:
+        why = "its checkpoint is gone" if said.deviation is None else "the checkpoint of one of its seeds is gone"
+    if said.deviation is None:
+        return f"How sure the best value is, is not known: {why}."
+    return f"How much other samples would change the best value, is not known: {why}."
+
+
+def _test_words(found: Findings) -> str:
+    """The trial that was tested beside its own value, whatever its other seeds have."""
+    assert found.best is not None, "what was tested is the best trial"
     objective, value = found.record.objective, found.tested[found.record.objective]
-    worse = is_better(said.value, value, found.record.direction)
+    chosen = next(row.metrics[objective] for row in found.rows if row.uid == found.best.uid)
+    worse = is_better(chosen, value, found.record.direction)
     how = "worse" if worse else "no worse"
     return (
         f"On the test split, which was read once, the best trial's {objective} is {value:.4g}: {how} than the "
-        f"{said.value:.4g} of the validation split, by which it was chosen."
+        f"{chosen:.4g} of the validation split, by which it was chosen."
     )
 
 

@@ -78,8 +78,10 @@ def write_report(
         for run, family in zip(dict.fromkeys(runs), kinds, strict=True)
     ]
     shown = _table(ledger, found, storage)
+    # What is said of a run is its own: beside others its rows may be folded, and its p-values of another base row.
+    own = {f.record.name: _table(ledger, [f], storage) if len(found) > 1 else shown for f in found}
     opened = {f.record.name: _opened(f, storage, sources) for f in found}
-    text = _page(ledger, found, shown, opened, storage=storage, sources=sources)
+    text = _page(ledger, found, shown, own, opened, storage=storage, sources=sources)
     names = "-".join(f.record.name for f in found[1:])[:100]
     file = REPORT if not names else f"report-with-{names}.html"
     path = out or storage / found[0].record.name / "comparison" / file
@@ -89,7 +91,7 @@ def write_report(
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInput(f"--out {path}: it cannot be written ({error.strerror}); choose another file.") from error
-    return Report(path, {f.record.name: numbers(f, shown) for f in found})
+    return Report(path, {f.record.name: numbers(f, own[f.record.name]) for f in found})
 
 
 def _table(ledger: Ledger, found: Sequence[Findings], storage: Path) -> Table | None:
@@ -112,6 +114,7 @@ def _page(
     ledger: Ledger,
     found: Sequence[Findings],
     shown: Table | None,
+    own: Mapping[str, Table | None],
     opened: Mapping[str, tuple[Data | None, str]],
     *,
     storage: Path,
@@ -132,7 +135,7 @@ def _page(
         f"{time.strftime('%d %B %Y, %H:%M', time.localtime())}</p>\n"
         f"<h1>{escape(question if not several else f'{len(found)} runs on the same data, side by side')}</h1>\n"
     )
-    head += each(lambda f: answer(f, shown, several=several), level=2)
+    head += each(lambda f: answer(f, own[f.record.name], several=several), level=2)
     gallery = gallery_of(ledger, found, storage=storage, data={name: data for name, (data, _) in opened.items()})
     described = {name: sources.spaces.get(name) for name in names}
     families = {f.record.name: sources.families.get(f.record.family) for f in found}
