@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import re
+import shlex
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from vltune.forms import texts_of
 from vltune.inline import picture_uri, shown_picture
 from vltune.ledger import Ledger
 from vltune.parameters import Parameter
+from vltune.promotion import promote, winner
 from vltune.report import Sources, write_report
 from vltune.report_space import range_words
 from vltune.summary import table, trial_folder, write_summary
@@ -317,6 +320,58 @@ def test_a_seed_is_not_told_for_the_mean(tmp_path: Path) -> None:
     assert "cannot be resampled" not in text
     best = written.runs["toy"]["best"]
     assert (best["name"], best["seeds"], best["uid"], best["value"]) == ("GRU", 2, uids[1], pytest.approx(0.7))
+
+
+def commands(ledger: Ledger, storage: Path) -> dict[str, str]:
+    """Name of a command that the page of a run offers -> its line."""
+    text = write_report(ledger, ["toy"], storage=storage, sources=SOURCES).path.read_text()
+    lines = map(unescape, re.findall(r'<pre class="wrap"><code>(vltune .*?)</code>', text))
+    return {line.split()[1]: line for line in lines}
+
+
+def test_captions_from_elsewhere_are_not_promoted(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, space="predictions", base_row="", rows={})
+    for value in (0.4, 0.3, 0.2, 0.1, 0.05):
+        add(ledger, tmp_path, values=(value,), model=False)
+    assert commands(ledger, tmp_path).keys() == {"report"}
+    text = report(ledger, tmp_path).text
+    assert "weights come out the same" not in text
+    lines = " ".join(cautions(found := gather(ledger, "toy", tmp_path), verdict(found, p=None)))
+    assert "The best of 5 configurations is also the luckiest" in lines
+    for word in ("one seed", "confirm", "Promotion"):
+        assert word not in lines
+    note = write_summary(ledger, "toy", tmp_path)["note"]
+    assert "toy-000" in note
+    assert "promote" not in note
+    with pytest.raises(BadInput, match="written elsewhere: there is no model to promote"):
+        promote(tmp_path, "toy", uid=None, name=None, alias="a", data=None, families={}, say=print)
+    fill(tmp_path, "models", base_row="", rows={})
+    add(ledger, tmp_path, run="models", values=(0.1,))
+    heard: list[str] = []
+    assert winner(ledger, ["toy", "models"], say=heard.append) == ("models", "models-000")
+    assert heard == ["the run toy is left out: its captions were written elsewhere, so there is no model to promote."]
+
+
+def test_a_population_is_not_confirmed(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, population={"size": 5, "segment_epochs": 1})
+    for value in (0.4, 0.3, 0.2, 0.1, 0.05):
+        add(ledger, tmp_path, values=(value,))
+    assert commands(ledger, tmp_path).keys() == {"rerun", "promote", "predict"}
+    found = gather(ledger, "toy", tmp_path)
+    assert "vltune confirm" not in " ".join(cautions(found, verdict(found, p=None)))
+
+
+def test_a_family_of_ones_own_is_named_with_its_file(tmp_path: Path) -> None:
+    file = "/my files/toy.py"
+    ledger = fill(tmp_path, space=file)
+    add(ledger, tmp_path)
+    found = commands(ledger, tmp_path)
+    assert found.keys() == {"rerun", "confirm", "promote", "predict"}
+    for name, line in found.items():
+        given = shlex.split(line)
+        assert ("--space" in given) == (name in ("promote", "predict"))
+        assert "--space" not in given or given[given.index("--space") + 1] == file
+    assert "`vltune promote toy --space '/my files/toy.py'`" in write_summary(ledger, "toy", tmp_path)["note"]
 
 
 def test_a_base_row_may_score_nothing(tmp_path: Path) -> None:

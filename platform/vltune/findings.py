@@ -36,7 +36,7 @@ class Findings:
     state: str
     """``finished``, ``running``, or ``interrupted``: nobody drives it, and it has not ended."""
     best: TrialRecord | None
-    """What promotion would take; None: nothing has ended with a checkpoint."""
+    """The best trial that has ended with a checkpoint, which promotion would take; None: there is none."""
     checkpoint: Path | None
     """Its best checkpoint, where that is still there."""
     tested: Mapping[str, float]
@@ -68,6 +68,20 @@ class Findings:
             return own
         same = configuration_of(own)
         return next((r for r in self.folded if len(r.seeds) > 1 and configuration_of(r) == same), own)
+
+    @property
+    def promotable(self) -> bool:
+        """Whether the best trial has a model: captions that another program wrote have none."""
+        row = self.row(self.best)
+        return row is not None and "parameters" in row.metrics
+
+    @property
+    def confirmable(self) -> bool:
+        """Whether the best configurations can be trained again with new seeds: not a population's, which are
+        schedules, nor what has not finished.
+        """
+        finished = self.best is not None and self.best.state == "finished"
+        return finished and self.promotable and self.record.population is None
 
     @property
     def base(self) -> RunRow | None:
@@ -126,7 +140,7 @@ def gather(
     """
     record, trials = ledger.search(run), ledger.trials(run)
     explained = {**_ENGINE_WORDS, **(family.explained if family is not None else {})}
-    best = best_trial(ledger, run) if any(_has_model(ledger, trial) for trial in trials) else None
+    best = best_trial(ledger, run) if any(_has_best(ledger, trial) for trial in trials) else None
     report = best_report(ledger.epochs(best.uid)) if best else None
     folder = checkpoint_folder(storage, best, report) if best and report and report.checkpoint else None
     file = trial_folder(storage, best) / "test_scores.json" if best else None
@@ -147,7 +161,7 @@ def gather(
     )
 
 
-def _has_model(ledger: Ledger, trial: TrialRecord) -> bool:
+def _has_best(ledger: Ledger, trial: TrialRecord) -> bool:
     return trial.state in ("finished", "pruned") and best_report(ledger.epochs(trial.uid)) is not None
 
 
@@ -207,11 +221,12 @@ def cautions(found: Findings, said: Verdict | None) -> list[str]:
             "same kind it could be the other way round."
         )
     if said is not None and not record.confirms and len(competing) >= MANY_TRIALS:
+        again = f" Train the best again with seeds that they were not chosen by: `vltune confirm {record.name}`."
         lines.append(
             f"The best of {len(competing)} configurations is also the luckiest of them, so its value is too good by a "
-            f"little. Train the best again with seeds that they were not chosen by: `vltune confirm {record.name}`."
+            f"little.{again if found.confirmable else ''}"
         )
-    if said is not None and said.deviation is None and record.seeds == 1 and not record.confirms:
+    if found.promotable and said is not None and said.deviation is None and record.seeds == 1 and not record.confirms:
         lines.append("Each configuration was trained with one seed: how much another seed would change is not known.")
     if said is not None and 0 < said.samples < FEW_SAMPLES:
         lines.append(
@@ -220,7 +235,7 @@ def cautions(found: Findings, said: Verdict | None) -> list[str]:
         )
     if said is not None and said.bounds is None:
         lines.append(_unsure_words(record.objective, said))
-    if found.best is not None and not found.tested:
+    if found.promotable and not found.tested:
         lines.append(
             "Nobody has read the test split yet: all numbers are of the validation split, which also chose the best "
             "epoch of each trial. Promotion reads the test split, once."

@@ -19,7 +19,7 @@ from vltune.pages import html_table
 from vltune.report_answer import answer, numbers
 from vltune.report_plots import drawings, modules, plots
 from vltune.report_space import configuration, space
-from vltune.screen import storage_flag
+from vltune.screen import space_flag, storage_flag
 from vltune.space import Description
 from vltune.summary import table
 
@@ -266,22 +266,32 @@ def _again(found: Findings, storage: Path, family: type[Family] | None) -> str:
         return pieces.command(f"vltune resume {record.name}{flag}", "Go on with the search:") if found.trials else ""
     best, model = found.best, f"{record.search}@champion"
     config = best.config
-    parts = [
-        pieces.command(
-            f"vltune rerun {best.uid}{flag}",
-            "Train the best trial again, from its record: on a CPU with as many threads the weights come out the same.",
-        ),
-        pieces.command(f"vltune confirm {record.name} --top 3 --seeds 5{flag}", "Is the best really the best?"),
-        pieces.command(
-            f"vltune promote {record.name}{flag}",
-            "Score the best model on the test split, once, and keep it under a name:",
-        ),
-    ]
-    looks = f"vltune predict {model} PICTURE.jpg{flag}"
-    parts.append(pieces.command(looks, "Then use it, with your own picture in place of `PICTURE.jpg`:"))
-    if family is not None and family.rank is not Family.rank:
-        asks = f'vltune predict {model} "a dog in the snow" --among FOLDER --top 3{flag}'
-        parts.append(pieces.command(asks, "Or let it find the pictures of a folder that fit a text:"))
+    parts = []
+    if not found.promotable:
+        beside = f"vltune report {record.name} RUN{flag}"
+        parts.append(
+            pieces.command(
+                beside,
+                "These captions were written elsewhere: there is no model to train again or to promote. Put them "
+                "beside models of the same data, with the name of their run in place of `RUN`:",
+            )
+        )
+    else:
+        flags = space_flag(record.space) + flag
+        again = (
+            "Train the best trial again, from its record: on a CPU with as many threads the weights come out the same."
+        )
+        parts.append(pieces.command(f"vltune rerun {best.uid}{flag}", again))
+        if found.confirmable:
+            confirms = f"vltune confirm {record.name} --top 3 --seeds 5{flag}"
+            parts.append(pieces.command(confirms, "Is the best really the best?"))
+        keeps = "Score the best model on the test split, once, and keep it under a name:"
+        parts.append(pieces.command(f"vltune promote {record.name}{flags}", keeps))
+        looks = f"vltune predict {model} PICTURE.jpg{flags}"
+        parts.append(pieces.command(looks, "Then use it, with your own picture in place of `PICTURE.jpg`:"))
+        if family is not None and family.rank is not Family.rank:
+            asks = f'vltune predict {model} "a dog in the snow" --among FOLDER --top 3{flags}'
+            parts.append(pieces.command(asks, "Or let it find the pictures of a folder that fit a text:"))
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     entries = [
         ("run", escape(record.name), ""),
