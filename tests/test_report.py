@@ -470,6 +470,48 @@ def test_the_command_tells_where_the_page_is(say: Say, tmp_path: Path) -> None: 
     assert "toy: interrupted; best toy-001, cider 0.5" in said
 
 
+def test_a_space_is_told_with_the_constants_of_the_run(say: Say, tmp_path: Path) -> None:  # noqa: F811
+    file = tmp_path / "long.py"
+    file.write_text(LONG)
+    small_run(tmp_path)
+    for name, pins in (("long", {"epochs": 20}), ("broken", {})):
+        ledger = fill(tmp_path, name, space=str(file), source=LONG, pins=pins, base_row="", rows={})
+        add(ledger, tmp_path, run=name, dropout=0.25)
+        code, _, err = say("report", name, "--storage", tmp_path)
+        assert (code, err) == (0, "")
+    told = [(tmp_path / name / "comparison" / "report.html").read_text() for name in ("long", "broken")]
+    assert "a number from 0 to 0.5" in told[0]
+    assert "these are the values that trials had" not in told[0]
+    assert "these are the values that trials had" in told[1], "it breaks the rule of the 10 epochs"
+
+
+LONG = '''"""Which rate of dropout?"""
+
+from trainables.captioning import Captioning, CaptioningConfig
+from vltune.contract import Search
+from vltune.errors import BadInput
+
+
+class LongConfig(CaptioningConfig):
+    def __post_init__(self):
+        super().__post_init__()
+        if self.epochs <= 10:
+            raise BadInput("epochs has to be more than 10")
+
+
+class Long(Captioning):
+    Config = LongConfig
+
+
+def define(trial):
+    return LongConfig(epochs=10, dropout=trial.suggest_float("dropout", 0, 0.5))
+
+
+SEARCH = Search(name="long", family=Long, define=define, objective="cider", num_trials=2)
+'''
+"""A space that is possible only with more epochs than it says itself."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
