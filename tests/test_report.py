@@ -243,12 +243,26 @@ def test_the_gallery_says_who_said_what(tmp_path: Path) -> None:
     assert "toy-001 (best)" in page.text
 
 
+def test_the_gallery_has_the_best_of_many_groups(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, group_by="dropout")
+    add(ledger, tmp_path, row="LSTM", values=(0.1,))
+    for value in (0.3, 0.6, 0.2, 0.5, 0.4):
+        add(ledger, tmp_path, values=(value,), dropout=value)
+    text = report(ledger, tmp_path).text
+    shown = ("toy-002 (best)", "LSTM (base row)", "toy-004 (best with dropout=0.5)", "toy-005 (best with dropout=0.4)")
+    for model in shown:
+        assert f"{model}cider" in text
+    left_out = "toy-001 (best with dropout=0.3), toy-003 (best with dropout=0.2)"
+    assert f"No more than 4 models are shown. Left out, because others were better: {left_out}." in text
+
+
 def test_without_the_data_the_kept_pictures_are_shown(tmp_path: Path) -> None:
     ledger = small_run(tmp_path)
     Toy.data = dataclasses.replace(pictures(), hash="another")
     page = report(ledger, tmp_path)
     assert "is not what it was when the run was started" in page.text
     assert "the few pictures that checkpoints keep" in page.text
+    assert "chosen from 10 so that" in page.text
     ids = {
         int(str(picture["alt"]).rsplit(" ", 1)[1]) for picture in page.pictures if "people say" in str(picture["alt"])
     }

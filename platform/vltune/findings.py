@@ -10,7 +10,7 @@ from typing import Any
 
 from vltune.compare import COMPETING, improvement
 from vltune.contract import Direction, EpochReport, Family, RunRow, is_better
-from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
+from vltune.ledger import Ledger, SearchRecord, TrialRecord
 from vltune.seeds import configuration_of, fold
 from vltune.statistics import SIGNIFICANT, interval
 from vltune.summary import best_report, best_trial, checkpoint_folder, rows_of, trial_folder
@@ -102,7 +102,7 @@ class Findings:
         return next((t for t in self.trials if row and t.row == row and t.state in ("finished", "pruned")), None)
 
     def best_of_groups(self) -> dict[str, TrialRecord]:
-        """Value of ``group_by`` -> the best trial that has it."""
+        """Value of ``group_by`` -> the best trial that has it, the best of them first."""
         field, objective, found = self.record.group_by, self.record.objective, {}
         for row in self.rows if field else ():
             value, group = row.metrics.get(objective, math.nan), str(row.config.get(field))
@@ -110,7 +110,8 @@ class Findings:
             old = rival.metrics.get(objective, math.nan) if rival else math.nan
             if row.state in COMPETING and math.isfinite(value) and is_better(value, old, self.record.direction):
                 found[group] = row
-        return {group: self.trial(row.uid) for group, row in found.items()}
+        order = ranked([*found.values()], objective, self.record.direction)
+        return {str(row.config[field]): self.trial(row.uid) for row in order}
 
 
 _ENGINE_WORDS = {
@@ -298,8 +299,3 @@ def plain(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def is_open(trial: TrialRecord) -> bool:
-    """Whether a trial goes on, or waits."""
-    return trial.state not in ENDED

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def gallery_of(
     of_each: int = 3,
 ) -> Exhibition | None:
     """The same pictures as the best rows caption them: of one run its best, its base row and the best of its groups, of
-    several runs the best of each.
+    several runs the best of each. Of many groups the best ones are shown, and a note names the others.
 
     Args:
         ledger: where the runs are.
@@ -211,7 +211,7 @@ def gallery_of(
         data: run -> its data; None: gone.
         of_each: pictures of each kind.
     """
-    models = {}
+    models, left_out = {}, []
     if len(found) == 1:
         (one,) = found
         roles = [("best", one.best), ("base row", one.first_seen(one.record.base_row))]
@@ -220,7 +220,7 @@ def gallery_of(
         for role, trial in roles:
             if trial is not None and trial.uid not in {known.uid for known in models.values()}:
                 models[f"{one.record.title(trial)} ({role})"] = trial
-        models = dict(list(models.items())[:_MODELS])
+        models, left_out = dict([*models.items()][:_MODELS]), [*models][_MODELS:]
     else:
         models = {f"{f.record.name}: {f.record.title(f.best)}": f.best for f in found if f.best is not None}
     if not models:
@@ -231,9 +231,13 @@ def gallery_of(
         name: known[name] for name in dict.fromkeys((*first.columns, *known)) if name in known
     }
     opened = next((data[f.record.name] for f in found if data.get(f.record.name) is not None), None)
-    return exhibit(
+    shown = exhibit(
         ledger, models, storage=storage, objective=first.objective, metrics=ordered, data=opened, of_each=of_each
     )
+    if shown is None or not left_out:
+        return shown
+    note = f"No more than {_MODELS} models are shown. Left out, because others were better: {', '.join(left_out)}."
+    return replace(shown, notes=(*shown.notes, note))
 
 
 def _gallery(shown: Exhibition | None) -> str:
