@@ -31,7 +31,8 @@ def read_records(path: Path, *, embeddings: bool = False) -> list[Record]:
 
     Args:
         path: of the file.
-        embeddings: whether they are read too. As numbers of Python they take ten times the room of all else.
+        embeddings: whether they are read too. Those of 1,000 pictures with five captions each, of width 512, take
+            about 200 MB as numbers of Python.
 
     Raises:
         FileNotFoundError: there is no such file.
