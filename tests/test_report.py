@@ -364,6 +364,8 @@ def test_captions_from_elsewhere_are_not_promoted(tmp_path: Path) -> None:
     assert commands(ledger, tmp_path).keys() == {"report"}
     text = report(ledger, tmp_path).text
     assert "weights come out the same" not in text
+    shutil.rmtree(tmp_path / "toy" / "trials")
+    assert "train the trial again" not in report(ledger, tmp_path).text
     lines = " ".join(cautions(found := gather(ledger, "toy", tmp_path), verdict(found, p=None)))
     assert "The best of 5 configurations is also the luckiest" in lines
     for word in ("one seed", "confirm", "Promotion"):

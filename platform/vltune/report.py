@@ -310,9 +310,9 @@ def _again(found: Findings, storage: Path, family: type[Family] | None) -> str:
         ("threads", escape(str(record.threads or "as many as there were")), "Of each worker."),
         ("versions", escape(versions) or "not recorded", ""),
     ]
-    if found.checkpoint is None:
+    if found.checkpoint is None and found.promotable:
         lost = "The best checkpoint is gone: train the trial again before promoting it."
         parts.insert(0, f"<p>{lost}</p>")
-    else:
+    if found.checkpoint is not None:
         entries.append(("checkpoint", f"<code>{escape(str(found.checkpoint))}</code>", ""))
     return "".join(parts) + pieces.facts(entries)
