@@ -83,7 +83,8 @@ def test_embeddings_are_lists_of_fixed_size(tmp_path: Path) -> None:
     assert kinds["seen"] == "fixed_size_list<element: float>[2]"
     assert kinds["texts"] == "list<element: fixed_size_list<element: float>[2]>"
     assert kinds["some"] == "list<element: float>"
-    assert read_records(path) == [
+    assert read_records(path) == [{"id": "a"}, {"id": "b"}], "they are large, and read where they are asked for"
+    assert read_records(path, embeddings=True) == [
         {"id": "a", "seen": [np.float32(0.1), 2.0], "texts": [[1.0, 1.0]] * 3},
         {"id": "b", "seen": [0.0, 0.0], "texts": [[0.0, 0.0]], "some": [1.0] * 3},
     ]

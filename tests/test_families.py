@@ -288,7 +288,7 @@ def test_embeddings_are_kept_on_request(name: str, world: World, tmp_path: Path)
     model, config = read_model(folder, FAMILIES, cache=str(world.folder / "cache"))
     split = family.load(config, str(world.folder / "cache")).splits["validation"]
     _, records = evaluate(model, split, batch_size=3)
-    stored = read_records(folder / checkpoints.RECORDS)
+    stored = read_records(folder / checkpoints.RECORDS, embeddings=True)
     assert len(stored) == len(records)
     for key, column in family.embeddings.items():
         for row, record in zip(stored, records, strict=True):

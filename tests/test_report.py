@@ -3,28 +3,29 @@
 import dataclasses
 import itertools
 import re
+import shlex
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from report_runs import HASH, HOSTILE, IDS, METRICS, Toy, add, fill, pictures, small_run
+from report_runs import HOSTILE, IDS, Toy, add, fill, pictures, small_run
 from test_cli import Say, say  # noqa: F401 - a fixture
 
-from trainables.capdec import Capdec
+from trainables import FAMILIES
 from vltune import report_plots
-from vltune.contract import Data
 from vltune.errors import BadInput, NotFound
 from vltune.findings import cautions, gather, verdict
-from vltune.forms import texts_of
 from vltune.inline import picture_uri, shown_picture
 from vltune.ledger import Ledger
 from vltune.parameters import Parameter
+from vltune.promotion import promote, winner
 from vltune.report import Sources, write_report
 from vltune.report_space import range_words
-from vltune.summary import table, trial_folder, write_summary
+from vltune.summary import trial_folder, write_summary
 
 VOID = ("meta", "wbr", "img", "br", "use", "path", "circle")
 SOURCES = Sources(families={"captioning": Toy})
@@ -42,6 +43,9 @@ class Reader(HTMLParser):
         self.ids: list[str] = []
         self.inner: list[str] = []
         self.tags: list[str] = []
+        self.rows: list[dict[str, str]] = []
+        """Of the table of results: title of the column -> what stands in it."""
+        self.cell = ""
         self.text = ""
         self.feed(text)
         assert self.open == []
@@ -54,6 +58,11 @@ class Reader(HTMLParser):
         self.inner += [found["data-page"] or ""] if "data-page" in found else []
         if re.fullmatch("h[1-6]", tag):
             self.headings.append((int(tag[1]), ""))
+        if tag == "tr":
+            self.rows.append({})
+        if tag == "td":
+            self.cell = found["data-title"] or ""
+            self.rows[-1][self.cell] = ""
         if tag == "img":
             self.pictures.append(found)
         if tag not in VOID:
@@ -71,6 +80,8 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if "style" not in self.open:
             self.text += data
+        if "td" in self.open:
+            self.rows[-1][self.cell] += data
         if self.headings and self.open and re.fullmatch("h[1-6]", self.open[-1]):
             level, said = self.headings[-1]
             self.headings[-1] = level, said + data
@@ -131,12 +142,18 @@ def test_the_story_of_a_run(tmp_path: Path) -> None:
     ]
 
 
-def test_numbers_are_those_of_the_table(tmp_path: Path) -> None:
-    ledger = small_run(tmp_path)
-    text = report(ledger, tmp_path).text
-    for row in texts_of(table(ledger, ["toy"], storage=tmp_path), spreads=False):
-        for cell in row:
-            assert cell in text
+def test_the_table_has_the_numbers_of_the_best_epochs(tmp_path: Path) -> None:
+    _, *rows = report(small_run(tmp_path), tmp_path).rows
+    found = {row["name"]: row for row in rows}
+    assert [*found] == ["toy-001", "LSTM", "toy-002", "toy-003"], "the best first, what failed last"
+    for name, cider in (("toy-001", 0.5), ("LSTM", 0.4), ("toy-002", 0.1)):
+        for metric, value in (("cider", cider), ("bleu_4", cider / 2), ("val_loss", 3 - cider)):
+            shown = re.match(r"[\d.]+", found[name][metric])
+            assert shown is not None
+            assert float(shown[0]) == pytest.approx(value, abs=5e-5)
+    assert found["toy-003"]["cider"] == "–"
+    assert found["toy-001"]["% over base"].startswith("+25")
+    assert found["toy-003"]["remark"] == "failed: no room: <memory>"
 
 
 def test_it_is_careful(tmp_path: Path) -> None:
@@ -226,12 +243,26 @@ def test_the_gallery_says_who_said_what(tmp_path: Path) -> None:
     assert "toy-001 (best)" in page.text
 
 
+def test_the_gallery_has_the_best_of_many_groups(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, group_by="dropout")
+    add(ledger, tmp_path, row="LSTM", values=(0.1,))
+    for value in (0.3, 0.6, 0.2, 0.5, 0.4):
+        add(ledger, tmp_path, values=(value,), dropout=value)
+    text = report(ledger, tmp_path).text
+    shown = ("toy-002 (best)", "LSTM (base row)", "toy-004 (best with dropout=0.5)", "toy-005 (best with dropout=0.4)")
+    for model in shown:
+        assert f"{model}cider" in text
+    left_out = "toy-001 (best with dropout=0.3), toy-003 (best with dropout=0.2)"
+    assert f"No more than 4 models are shown. Left out, because others were better: {left_out}." in text
+
+
 def test_without_the_data_the_kept_pictures_are_shown(tmp_path: Path) -> None:
     ledger = small_run(tmp_path)
     Toy.data = dataclasses.replace(pictures(), hash="another")
     page = report(ledger, tmp_path)
     assert "is not what it was when the run was started" in page.text
     assert "the few pictures that checkpoints keep" in page.text
+    assert "chosen from 10 so that" in page.text
     ids = {
         int(str(picture["alt"]).rsplit(" ", 1)[1]) for picture in page.pictures if "people say" in str(picture["alt"])
     }
@@ -299,6 +330,110 @@ def test_several_seeds_are_one_answer(tmp_path: Path) -> None:
     assert "one seed" not in text
 
 
+def test_a_seed_is_not_told_for_the_mean(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, seeds=2)
+    for seed, value in ((0, 0.3), (1, 0.5)):
+        add(ledger, tmp_path, row="LSTM", values=(value,), seed=seed)
+    uids = [
+        add(ledger, tmp_path, row="GRU", values=(value,), seed=seed, decoder="gru")
+        for seed, value in ((0, 0.6), (1, 0.8))
+    ]
+    (trial_folder(tmp_path, ledger.trial(uids[1])) / "test_scores.json").write_text('{"metrics": {"cider": 0.75}}')
+    shutil.rmtree(trial_folder(tmp_path, ledger.trial(uids[0])) / "checkpoints")
+    written = write_report(ledger, ["toy"], storage=tmp_path, sources=SOURCES)
+    text = sound(written.path.read_text()).text
+    assert "“GRU” is the best: cider 0.7000 (±0.141 over seeds)" in text
+    assert "the best trial's cider is 0.75: worse than the 0.8 of the validation split" in text
+    assert "would change the best value, is not known: the checkpoint of one of its seeds is gone" in text
+    assert "cannot be resampled" not in text
+    best = written.runs["toy"]["best"]
+    assert (best["name"], best["seeds"], best["uid"], best["value"]) == ("GRU", 2, uids[1], pytest.approx(0.7))
+
+
+def commands(ledger: Ledger, storage: Path) -> dict[str, str]:
+    """Name of a command that the page of a run offers -> its line."""
+    text = write_report(ledger, ["toy"], storage=storage, sources=SOURCES).path.read_text()
+    lines = map(unescape, re.findall(r'<pre class="wrap"><code>(vltune .*?)</code>', text))
+    return {line.split()[1]: line for line in lines}
+
+
+def test_captions_from_elsewhere_are_not_promoted(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, space="predictions", base_row="", rows={})
+    for value in (0.4, 0.3, 0.2, 0.1, 0.05):
+        add(ledger, tmp_path, values=(value,), model=False)
+    assert commands(ledger, tmp_path).keys() == {"report"}
+    text = report(ledger, tmp_path).text
+    assert "weights come out the same" not in text
+    shutil.rmtree(tmp_path / "toy" / "trials")
+    assert "train the trial again" not in report(ledger, tmp_path).text
+    lines = " ".join(cautions(found := gather(ledger, "toy", tmp_path), verdict(found, p=None)))
+    assert "The best of 5 configurations is also the luckiest" in lines
+    for word in ("one seed", "confirm", "Promotion"):
+        assert word not in lines
+    note = write_summary(ledger, "toy", tmp_path)["note"]
+    assert "toy-000" in note
+    assert "promote" not in note
+    with pytest.raises(BadInput, match="written elsewhere: there is no model to promote"):
+        promote(tmp_path, "toy", uid=None, name=None, alias="a", data=None, families={}, say=print)
+    fill(tmp_path, "models", base_row="", rows={})
+    add(ledger, tmp_path, run="models", values=(0.1,))
+    heard: list[str] = []
+    assert winner(ledger, ["toy", "models"], say=heard.append) == ("models", "models-000")
+    assert heard == ["the run toy is left out: its captions were written elsewhere, so there is no model to promote."]
+
+
+def test_a_population_is_not_confirmed(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, population={"size": 5, "segment_epochs": 1})
+    for value in (0.4, 0.3, 0.2, 0.1, 0.05):
+        add(ledger, tmp_path, values=(value,))
+    assert commands(ledger, tmp_path).keys() == {"rerun", "promote", "predict"}
+    found = gather(ledger, "toy", tmp_path)
+    assert "vltune confirm" not in " ".join(cautions(found, verdict(found, p=None)))
+
+
+def test_a_family_of_ones_own_is_named_with_its_file(tmp_path: Path) -> None:
+    file = "/my files/toy.py"
+    ledger = fill(tmp_path, space=file)
+    add(ledger, tmp_path)
+    found = commands(ledger, tmp_path)
+    assert found.keys() == {"rerun", "confirm", "promote", "predict"}
+    for name, line in found.items():
+        given = shlex.split(line)
+        assert ("--space" in given) == (name in ("promote", "predict"))
+        assert "--space" not in given or given[given.index("--space") + 1] == file
+    assert "`vltune promote toy --space '/my files/toy.py'`" in write_summary(ledger, "toy", tmp_path)["note"]
+
+
+def test_a_base_row_may_score_nothing(tmp_path: Path) -> None:
+    ledger = fill(tmp_path)
+    add(ledger, tmp_path, row="LSTM", values=(0.0,))
+    add(ledger, tmp_path, values=(0.5,), decoder="gru")
+    text = report(ledger, tmp_path).text
+    assert "That is better than the base row, “LSTM”, which has 0: a significant difference (p < 0.001)." in text
+    assert "nothing that was tried did better" not in text
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.3], ids=["a configuration of both", "another one"])
+def test_a_run_says_beside_others_what_it_says_alone(tmp_path: Path, dropout: float) -> None:
+    """The common table folds what both have, and its p-values are of the first base row, corrected for all rows."""
+    ledger = fill(tmp_path)
+    add(ledger, tmp_path, row="LSTM", values=(0.2,), seed=3)
+    add(ledger, tmp_path, row="GRU", values=(0.5,), decoder="gru", seed=3, dropout=0.1)
+    fill(tmp_path, "again")
+    add(ledger, tmp_path, run="again", row="LSTM", values=(0.5,), dropout=0.4, seed=4)
+    add(ledger, tmp_path, run="again", row="GRU", values=(0.51,), decoder="gru", seed=4, dropout=dropout)
+    alone = {}
+    for run in ("toy", "again"):
+        alone |= write_report(ledger, [run], storage=tmp_path, sources=SOURCES).runs
+    both = write_report(ledger, ["toy", "again"], storage=tmp_path, sources=SOURCES)
+    assert both.runs == alone
+    text = " ".join(sound(both.path.read_text()).text.split())
+    assert "“GRU” is the best: cider 0.5000 (95 % interval [0.405, 0.595])" in text
+    assert "“GRU” is the best: cider 0.5100" in text
+    assert "150 % better than the base row" in text
+    assert "2 % better than the base row" in text
+
+
 def test_runs_of_one_data_set_stand_side_by_side(tmp_path: Path) -> None:
     ledger = small_run(tmp_path)
     fill(tmp_path, "other", base_row="", rows={})
@@ -332,10 +467,11 @@ def test_ranges_are_words() -> None:
     assert [range_words(parameter) for parameter in words] == [*words.values()]
 
 
-def test_what_metrics_say_is_of_metrics_that_there_are() -> None:
-    assert {*Capdec.explained} - {"train_loss"} <= {*Capdec.metrics}
-    assert Data("n", HASH, {}).files == {}
-    assert METRICS.keys() <= Capdec.metrics.keys()
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_metrics_say_is_of_metrics_that_there_are(name: str) -> None:
+    """Families that write captions share their words, and not all measure all that these explain."""
+    there_are = {metric for family in FAMILIES.values() for metric in family.metrics}
+    assert {*FAMILIES[name].explained} <= {*there_are, "train_loss"}
 
 
 def test_the_runs_note_leads_to_the_report(tmp_path: Path) -> None:
@@ -363,6 +499,48 @@ def test_the_command_tells_where_the_page_is(say: Say, tmp_path: Path) -> None: 
     assert code == 0
     assert (tmp_path / "toy" / "comparison" / "report.html").is_file()
     assert "toy: interrupted; best toy-001, cider 0.5" in said
+
+
+def test_a_space_is_told_with_the_constants_of_the_run(say: Say, tmp_path: Path) -> None:  # noqa: F811
+    file = tmp_path / "long.py"
+    file.write_text(LONG)
+    small_run(tmp_path)
+    for name, pins in (("long", {"epochs": 20}), ("broken", {})):
+        ledger = fill(tmp_path, name, space=str(file), source=LONG, pins=pins, base_row="", rows={})
+        add(ledger, tmp_path, run=name, dropout=0.25)
+        code, _, err = say("report", name, "--storage", tmp_path)
+        assert (code, err) == (0, "")
+    told = [(tmp_path / name / "comparison" / "report.html").read_text() for name in ("long", "broken")]
+    assert "a number from 0 to 0.5" in told[0]
+    assert "these are the values that trials had" not in told[0]
+    assert "these are the values that trials had" in told[1], "it breaks the rule of the 10 epochs"
+
+
+LONG = '''"""Which rate of dropout?"""
+
+from trainables.captioning import Captioning, CaptioningConfig
+from vltune.contract import Search
+from vltune.errors import BadInput
+
+
+class LongConfig(CaptioningConfig):
+    def __post_init__(self):
+        super().__post_init__()
+        if self.epochs <= 10:
+            raise BadInput("epochs has to be more than 10")
+
+
+class Long(Captioning):
+    Config = LongConfig
+
+
+def define(trial):
+    return LongConfig(epochs=10, dropout=trial.suggest_float("dropout", 0, 0.5))
+
+
+SEARCH = Search(name="long", family=Long, define=define, objective="cider", num_trials=2)
+'''
+"""A space that is possible only with more epochs than it says itself."""
 
 
 @pytest.mark.parametrize(

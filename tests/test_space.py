@@ -296,6 +296,11 @@ def test_describe_finds_conditions() -> None:
     assert describe(_search()) == described
 
 
+def test_describe_leaves_out_what_constants_exclude() -> None:
+    described = describe(_search(), pins={"decoder": "gru"})
+    assert [p.name for p in described.parameters] == ["decoder", "learning_rate", "dropout"]
+
+
 def test_describe_finds_nested_and_joint_conditions() -> None:
     def nested(trial: Any) -> SmallConfig:
         decoder = trial.suggest_categorical("decoder", ("lstm", "gru", "transformer"))

@@ -1,14 +1,17 @@
 """Optuna's plots as one page."""
 
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import optuna
 import pytest
 from optuna import visualization
-from test_study import open_study, search
+from test_study import open_study, search, stored
 
 from vltune.contract import Direction
-from vltune.study_plots import study_page
+from vltune.study_plots import importances, study_page
 
 
 class Headings(HTMLParser):
@@ -68,3 +71,37 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_nothing_is_drawn_of_almost_nothing(tmp_path: Path, count: int) -> None:
     search(open_study(tmp_path), count)
     assert page(tmp_path, {"val_loss": "min"}) == ""
+
+
+@pytest.mark.parametrize("objectives", [{"cider": "max"}, {"cider": "max", "parameters": "min"}], ids=["one", "two"])
+def test_what_decides_is_what_good_trials_share(tmp_path: Path, objectives: dict[str, Direction]) -> None:
+    entered(tmp_path, objectives, lambda x, y: 2.0 * (x > 0.9) - (y < 0.1))  # y makes the bad ones
+    found = importances(f"sqlite:///{tmp_path}/study.db", "s", objectives=objectives)
+    assert found["cider"]["x"] > 0.8
+    assert sum(found["cider"].values()) == pytest.approx(1)
+    made = page(tmp_path, objectives)
+    assert made.index("x (FloatDistribution)") > made.index("y (FloatDistribution)"), "Optuna's bars rise"
+
+
+@pytest.mark.parametrize("further", [{}, {"parameters": "min"}], ids=["one", "two"])
+def test_nothing_decides_what_is_always_the_same(tmp_path: Path, further: dict[str, Direction]) -> None:
+    objectives: dict[str, Direction] = {"cider": "max", **further}
+    entered(tmp_path, objectives, lambda _x, _y: 0.5)
+    assert importances(f"sqlite:///{tmp_path}/study.db", "s", objectives=objectives) == {}
+    assert "<li>cider: importance of parameters: no parameter is known to decide it</li>" in page(tmp_path, objectives)
+
+
+def entered(folder: Path, objectives: dict[str, Direction], value: Callable[[float, float], float]) -> None:
+    """A study of 60 trials over x and y, which were drawn at random; further objectives are all 1."""
+    open_study(folder, directions=tuple(objectives.values()))
+    draws = np.random.default_rng(0)
+    unit = optuna.distributions.FloatDistribution(0, 1)
+    trials = [
+        optuna.trial.create_trial(
+            params={"x": x, "y": y},
+            distributions={"x": unit, "y": unit},
+            values=[value(x, y), *[1.0] * (len(objectives) - 1)],
+        )
+        for x, y in draws.random((60, 2))
+    ]
+    stored(folder).add_trials(trials)

@@ -244,7 +244,12 @@ def test_the_users_own_settings_stay(monkeypatch):
 def test_notes_fit_and_say_what_they_left_out():
     table = "\n".join(["| a | b |", "|---|---|", *(f"| row {k} | {'y' * 60} |" for k in range(300))])
     note = search_note(
-        question="Why?", run="r-1", objective="cider", trials={"finished": 300}, best="row 3", table=table
+        question="Why?",
+        objective="cider",
+        trials={"finished": 300},
+        best="row 3",
+        table=table,
+        promote="vltune promote r-1",
     )
     shown = note.count("| row ")
     assert len(note) <= LONGEST
@@ -267,7 +272,7 @@ def test_a_search_arrives_once_whatever_is_sent_again(tracker, tmp_path):
     files.mkdir()
     (files / "comparison.md").write_text("| a |\n|---|\n| 1 |\n")
     table = {"trial": ["a0", "a1"], "cider": [0.5, None]}
-    done = search_note(question="Why?", run="again", objective="cider", report="comparison/report.html")
+    done = search_note(question="Why?", objective="cider", report="comparison/report.html")
     ledger.add("", "summary", state="finished", note=done, files=str(files), table=table, best={"cider": 0.5})
 
     for after in (0, 0, 4):  # a driver that died before it marked anything, and one that died in the middle

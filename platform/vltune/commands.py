@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vltune.errors import BadInput, NotFound
-from vltune.screen import Screen, storage_flag
+from vltune.screen import Screen, space_flag, storage_flag
 
 if TYPE_CHECKING:
     from vltune.budgets import Budget
@@ -221,7 +221,7 @@ def promote(arguments: Namespace, screen: Screen) -> int:
         raise BadInput("--trial and --by both say which trial: give one of them.")
     run, uid = arguments.runs[0], arguments.trial
     if not uid:
-        run, uid = winner(Ledger.existing(arguments.storage), arguments.runs, by=arguments.by or "")
+        run, uid = winner(Ledger.existing(arguments.storage), arguments.runs, by=arguments.by or "", say=screen.say)
     elif len(arguments.runs) > 1:
         raise BadInput("--trial needs its run alone: leave the other runs out.")
     model, found = promote_trial(
@@ -240,7 +240,8 @@ def promote(arguments: Namespace, screen: Screen) -> int:
     screen.result(text, {"reference": reference, "test": found.metrics, "warning": found.warning, **asdict(model)})
     if found.warning:
         screen.say(f"warning: {found.warning}")
-    screen.say(f"use it: vltune predict {reference} PICTURE{storage_flag(arguments.storage)}")
+    flags = f"{space_flag(arguments.space or '')}{storage_flag(arguments.storage)}"
+    screen.say(f"use it: vltune predict {reference} PICTURE{flags}")
     return 0
 
 

@@ -34,7 +34,7 @@ class Exhibition:
     groups: Mapping[str, Sequence[GalleryItem]]
     """Why pictures are shown (``gallery.BEST``, …) -> the pictures."""
     pictures: int
-    """Pictures that all models captioned, of which these were chosen."""
+    """Pictures that all models captioned and that are still here, of which these were chosen."""
     notes: tuple[str, ...]
     """What a person should know of the choice, a line each."""
 
@@ -118,7 +118,7 @@ def exhibit(
     items = {kind: [_item(said, i, metric, pictures) for i in ids] for kind, ids in groups.items()}
     items = {kind: [item for item in shown if item is not None] for kind, shown in items.items()}
     items = {kind: shown for kind, shown in items.items() if shown}
-    return Exhibition(metric, tuple(said), items, len(common), tuple(notes)) if items else None
+    return Exhibition(metric, tuple(said), items, len(seen), tuple(notes)) if items else None
 
 
 def _own_metric(

@@ -10,7 +10,7 @@ from typing import Any
 
 from vltune.compare import COMPETING, improvement
 from vltune.contract import Direction, EpochReport, Family, RunRow, is_better
-from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
+from vltune.ledger import Ledger, SearchRecord, TrialRecord
 from vltune.seeds import configuration_of, fold
 from vltune.statistics import SIGNIFICANT, interval
 from vltune.summary import best_report, best_trial, checkpoint_folder, rows_of, trial_folder
@@ -36,7 +36,7 @@ class Findings:
     state: str
     """``finished``, ``running``, or ``interrupted``: nobody drives it, and it has not ended."""
     best: TrialRecord | None
-    """What promotion would take; None: nothing has ended with a checkpoint."""
+    """The best trial that has ended with a checkpoint, which promotion would take; None: there is none."""
     checkpoint: Path | None
     """Its best checkpoint, where that is still there."""
     tested: Mapping[str, float]
@@ -70,6 +70,20 @@ class Findings:
         return next((r for r in self.folded if len(r.seeds) > 1 and configuration_of(r) == same), own)
 
     @property
+    def promotable(self) -> bool:
+        """Whether the best trial has a model: captions that another program wrote have none."""
+        row = self.row(self.best)
+        return row is not None and "parameters" in row.metrics
+
+    @property
+    def confirmable(self) -> bool:
+        """Whether the best configurations can be trained again with new seeds: not a population's, which are
+        schedules, nor what has not finished.
+        """
+        finished = self.best is not None and self.best.state == "finished"
+        return finished and self.promotable and self.record.population is None
+
+    @property
     def base(self) -> RunRow | None:
         """The base row, if it has a value."""
         named = [r for r in self.folded if self.record.base_row and r.name == self.record.base_row]
@@ -88,7 +102,7 @@ class Findings:
         return next((t for t in self.trials if row and t.row == row and t.state in ("finished", "pruned")), None)
 
     def best_of_groups(self) -> dict[str, TrialRecord]:
-        """Value of ``group_by`` -> the best trial that has it."""
+        """Value of ``group_by`` -> the best trial that has it, the best of them first."""
         field, objective, found = self.record.group_by, self.record.objective, {}
         for row in self.rows if field else ():
             value, group = row.metrics.get(objective, math.nan), str(row.config.get(field))
@@ -96,7 +110,8 @@ class Findings:
             old = rival.metrics.get(objective, math.nan) if rival else math.nan
             if row.state in COMPETING and math.isfinite(value) and is_better(value, old, self.record.direction):
                 found[group] = row
-        return {group: self.trial(row.uid) for group, row in found.items()}
+        order = ranked([*found.values()], objective, self.record.direction)
+        return {str(row.config[field]): self.trial(row.uid) for row in order}
 
 
 _ENGINE_WORDS = {
@@ -126,7 +141,7 @@ def gather(
     """
     record, trials = ledger.search(run), ledger.trials(run)
     explained = {**_ENGINE_WORDS, **(family.explained if family is not None else {})}
-    best = best_trial(ledger, run) if any(_has_model(ledger, trial) for trial in trials) else None
+    best = best_trial(ledger, run) if any(_has_best(ledger, trial) for trial in trials) else None
     report = best_report(ledger.epochs(best.uid)) if best else None
     folder = checkpoint_folder(storage, best, report) if best and report and report.checkpoint else None
     file = trial_folder(storage, best) / "test_scores.json" if best else None
@@ -147,7 +162,7 @@ def gather(
     )
 
 
-def _has_model(ledger: Ledger, trial: TrialRecord) -> bool:
+def _has_best(ledger: Ledger, trial: TrialRecord) -> bool:
     return trial.state in ("finished", "pruned") and best_report(ledger.epochs(trial.uid)) is not None
 
 
@@ -165,7 +180,7 @@ class Verdict:
     """NaN: there is no base row, or it is the best itself."""
     percent: float | None
     p: float | None
-    """Of the difference to the base row, for this one row: not corrected for the choice among many."""
+    """Of the difference to the base row, corrected for the number of rows in the run's table; None: not known."""
 
     @property
     def significant(self) -> bool | None:
@@ -178,7 +193,7 @@ def verdict(found: Findings, *, p: float | None) -> Verdict | None:
 
     Args:
         found: the run.
-        p: the p-value that the table has for it, corrected for the number of rows; None: it has none.
+        p: the p-value that the run's own table has for it, corrected for the number of its rows; None: it has none.
     """
     row, base, metric = found.row(found.best), found.base, found.record.objective
     if row is None or metric not in row.metrics:
@@ -207,11 +222,12 @@ def cautions(found: Findings, said: Verdict | None) -> list[str]:
             "same kind it could be the other way round."
         )
     if said is not None and not record.confirms and len(competing) >= MANY_TRIALS:
+        again = f" Train the best again with seeds that they were not chosen by: `vltune confirm {record.name}`."
         lines.append(
             f"The best of {len(competing)} configurations is also the luckiest of them, so its value is too good by a "
-            f"little. Train the best again with seeds that they were not chosen by: `vltune confirm {record.name}`."
+            f"little.{again if found.confirmable else ''}"
         )
-    if said is not None and said.deviation is None and record.seeds == 1 and not record.confirms:
+    if found.promotable and said is not None and said.deviation is None and record.seeds == 1 and not record.confirms:
         lines.append("Each configuration was trained with one seed: how much another seed would change is not known.")
     if said is not None and 0 < said.samples < FEW_SAMPLES:
         lines.append(
@@ -219,15 +235,14 @@ def cautions(found: Findings, said: Verdict | None) -> list[str]:
             "be told apart."
         )
     if said is not None and said.bounds is None:
-        why = "its checkpoint is gone" if found.checkpoint is None else f"{record.objective} cannot be resampled"
-        lines.append(f"How sure the best value is, is not known: {why}.")
-    if found.best is not None and not found.tested:
+        lines.append(_unsure_words(record.objective, said))
+    if found.promotable and not found.tested:
         lines.append(
             "Nobody has read the test split yet: all numbers are of the validation split, which also chose the best "
             "epoch of each trial. Promotion reads the test split, once."
         )
     elif found.best is not None and said is not None and record.objective in found.tested:
-        lines.append(_test_words(found, said))
+        lines.append(_test_words(found))
     if found.best is not None and found.best.state == "pruned":
         lines.append("No trial has finished: the best one was stopped early by the pruner, and its value is not final.")
     for state, words in (
@@ -249,13 +264,27 @@ def cautions(found: Findings, said: Verdict | None) -> list[str]:
     return lines
 
 
-def _test_words(found: Findings, said: Verdict) -> str:
+def _unsure_words(objective: str, said: Verdict) -> str:
+    """Why there is no interval. A mean over seeds needs all their checkpoints, and has its deviation without them."""
+    if said.samples:
+        why = f"{objective} cannot be resampled"
+    else:
+        why = "its checkpoint is gone" if said.deviation is None else "the checkpoint of one of its seeds is gone"
+    if said.deviation is None:
+        return f"How sure the best value is, is not known: {why}."
+    return f"How much other samples would change the best value, is not known: {why}."
+
+
+def _test_words(found: Findings) -> str:
+    """The trial that was tested beside its own value, whatever its other seeds have."""
+    assert found.best is not None, "what was tested is the best trial"
     objective, value = found.record.objective, found.tested[found.record.objective]
-    worse = is_better(said.value, value, found.record.direction)
+    chosen = next(row.metrics[objective] for row in found.rows if row.uid == found.best.uid)
+    worse = is_better(chosen, value, found.record.direction)
     how = "worse" if worse else "no worse"
     return (
         f"On the test split, which was read once, the best trial's {objective} is {value:.4g}: {how} than the "
-        f"{said.value:.4g} of the validation split, by which it was chosen."
+        f"{chosen:.4g} of the validation split, by which it was chosen."
     )
 
 
@@ -270,8 +299,3 @@ def plain(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def is_open(trial: TrialRecord) -> bool:
-    """Whether a trial goes on, or waits."""
-    return trial.state not in ENDED

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vltune.errors import BadInput, NotFound, lookup
-from vltune.screen import Screen, storage_flag
+from vltune.screen import Screen, space_flag, storage_flag
 
 if TYPE_CHECKING:
     from vltune.configuration import TrialConfig
@@ -348,7 +348,8 @@ def _drive(
         screen.say(f"the best member's schedule is in {options.storage / record.name / 'comparison' / 'schedule.md'}")
         screen.say(f"train it again: vltune rerun {uid}{storage_flag(options.storage)}")
     if "best" in document and "parameters" in document["best"]["metrics"]:
-        screen.say(f"promote the best: vltune promote {record.name}{storage_flag(options.storage)}")
+        flags = f"{space_flag(record.space)}{storage_flag(options.storage)}"
+        screen.say(f"promote the best: vltune promote {record.name}{flags}")
     if not states["failed"]:
         return 0
     return SOME_TRIALS_FAILED if len(trials) > states["failed"] else 1

@@ -14,25 +14,25 @@ _PICTURES = 4
 def search_note(
     *,
     question: str,
-    run: str,
     objective: str,
     trials: Mapping[str, int] | None = None,
     best: str = "",
     table: str = "",
     remarks: str = "",
     report: str = "",
+    promote: str = "",
 ) -> str:
     """The note of a search.
 
     Args:
         question: what the search asks.
-        run: its name, which the commands take.
         objective: the metric that it optimises.
         trials: state -> how many trials ended in it; empty while the search runs.
         best: the best row, in one line.
         table: the comparison in Markdown. Its last rows are left out where the note would grow too long.
         remarks: more Markdown.
         report: path of the artifact that tells the whole story, a page; empty: there is none.
+        promote: the command that promotes the best model; empty: there is no model.
     """
     parts = [question]
     if report:
@@ -51,9 +51,10 @@ def search_note(
     end = [remarks] if remarks else []
     if trials:
         end.append(
-            "The table with all rows (HTML, Markdown, LaTeX, CSV, picture) is under *Artifacts*, in `comparison`.\n\n"
-            f"Promote the best model: `vltune promote {run}`. Train one row again: `vltune rerun UID`."
+            "The table with all rows (HTML, Markdown, LaTeX, CSV, picture) is under *Artifacts*, in `comparison`."
         )
+    if promote:
+        end.append(f"Promote the best model: `{promote}`. Train one row again: `vltune rerun UID`.")
     room = LONGEST - len("\n\n".join([*parts, *end])) - 100
     if table:
         parts.append(_shorten(table.strip(), room))

@@ -1,5 +1,7 @@
 """How pages look: what every page shares, what tables have, and what the report of a search has beside these."""
 
+from html import escape
+
 BASE = """
 :root { color-scheme: light dark; --ink: #1d2430; --faint: #5d6878; --line: #d8dde5; --page: #ffffff; --tint: #eaf3fa;
   --mark: #0072b2; --bad: #b3261e; --sans: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
@@ -156,7 +158,6 @@ iframe { width: 100%; height: min(78vh, 52rem); border: 1px solid var(--line); b
   background: var(--page); }
 footer { color: var(--faint); font-size: .9rem; margin-top: 4rem; border-top: 1px solid var(--line);
   padding-top: 1rem; }
-.skip { position: absolute; left: -99rem; } .skip:focus { position: static; }
 @media (min-width: 75rem) {
   main.with-toc { display: grid; grid-template-columns: 14.5rem minmax(0, 1fr); column-gap: 3rem; max-width: 84rem; }
   .with-toc > * { grid-column: 2; min-width: 0; }
@@ -177,9 +178,25 @@ footer { color: var(--faint); font-size: .9rem; margin-top: 4rem; border-top: 1p
 }
 @media print {
   :root { color-scheme: light; --ink: #000; --faint: #444; --line: #bbb; --page: #fff; --card: #f4f4f4; }
-  .toc, .study, .skip { display: none; } main.with-toc { display: block; } main { max-width: none; padding: 0; }
+  .toc, .study { display: none; } main.with-toc { display: block; } main { max-width: none; padding: 0; }
   .card, figure, .tiles, .care { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .plot > .wide { display: block; } .plot > .narrow { display: none; } .frame { overflow: visible; font-size: 11px; }
 }
 """
 """What the report of a search has beside ``BASE`` and ``TABLE``."""
+
+
+def document(body: str, *, title: str, styles: str) -> str:
+    """A whole page.
+
+    Args:
+        body: HTML.
+        title: of the window, as text.
+        styles: beside ``BASE``, which every page has.
+    """
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{BASE}{styles}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )

@@ -4,7 +4,7 @@ from html import escape
 
 from vltune.compare import BEST, BEST_OF_GROUP, Column, Table
 from vltune.forms import MOST_PARAMETERS, folded, spread_texts, texts_of
-from vltune.page_style import BASE, TABLE
+from vltune.page_style import TABLE, document
 
 _WORDS = ("label", "parameter", "remark")
 
@@ -16,13 +16,8 @@ def as_html(table: Table, *, title: str, about: str = "") -> str:
         title: its heading.
         about: a sentence below it.
     """
-    words = [escape(title), f'<p class="about">{escape(about)}</p>' if about else ""]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{words[0]}</title>\n<style>{BASE}{TABLE}</style>\n</head>\n<body>\n<h1>{words[0]}</h1>\n{words[1]}\n"
-        f"{html_table(table)}\n</body>\n</html>\n"
-    )
+    words = f'<p class="about">{escape(about)}</p>' if about else ""
+    return document(f"<h1>{escape(title)}</h1>\n{words}\n{html_table(table)}", title=title, styles=TABLE)
 
 
 def html_table(table: Table) -> str:

@@ -82,13 +82,16 @@ def promote(
     return model, found
 
 
-def winner(ledger: Ledger, runs: Sequence[str], *, by: str = "") -> tuple[str, str]:
-    """The run and the uid of the best finished trial of several runs on the same data.
+def winner(
+    ledger: Ledger, runs: Sequence[str], *, by: str = "", say: Callable[[str], None] = lambda _: None
+) -> tuple[str, str]:
+    """The run and the uid of the best finished trial of several runs on the same data that has a model.
 
     Args:
         ledger: where the runs are.
         runs: their names.
         by: metric that decides; empty: the objective that they share.
+        say: hears which runs are left out because their captions were written elsewhere.
 
     Raises:
         NotFound: there is no such run, or it does not measure that.
@@ -108,19 +111,24 @@ def winner(ledger: Ledger, runs: Sequence[str], *, by: str = "") -> tuple[str, s
     metric = by or first.objective
     if len(records) == 1 and metric == first.objective:
         return first.name, best_trial(ledger, first.name).uid
-    found = []
+    found, without = [], []
     for record in records:
         record.check_measured(metric)
         sign = -1.0 if lookup(record.metrics, metric, f"metric of {record.name}") == "max" else 1.0
         seeds: dict[int, list[tuple[float, str]]] = {}
         for trial in ledger.trials(record.name):
             best = best_report(ledger.epochs(trial.uid)) if trial.state == "finished" else None
+            if best is not None and "parameters" not in best.metrics:
+                without.append(record.name)
+                continue
             value = best.metrics.get(metric, math.nan) if best else math.nan
             if math.isfinite(value):
                 seeds.setdefault(trial.number // record.seeds, []).append((sign * value, trial.uid))
         # Configurations compare by the mean of their seeds, of which a single one may be lucky.
         for costs in seeds.values():
             found.append((fmean(cost for cost, _ in costs), len(found), record.name, min(costs)[1]))
+    for name in dict.fromkeys(without):
+        say(f"the run {name} is left out: its captions were written elsewhere, so there is no model to promote.")
     if not found:
         raise BadInput(
             f"no trial of {', '.join(runs)} has finished with a finite {metric}: there is nothing to promote."

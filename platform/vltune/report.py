@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from vltune.pages import html_table
 from vltune.report_answer import answer, numbers
 from vltune.report_plots import drawings, modules, plots
 from vltune.report_space import configuration, space
-from vltune.screen import storage_flag
+from vltune.screen import space_flag, storage_flag
 from vltune.space import Description
 from vltune.summary import table
 
@@ -78,8 +78,10 @@ def write_report(
         for run, family in zip(dict.fromkeys(runs), kinds, strict=True)
     ]
     shown = _table(ledger, found, storage)
+    # What is said of a run is its own: beside others its rows may be folded, and its p-values of another base row.
+    own = {f.record.name: _table(ledger, [f], storage) if len(found) > 1 else shown for f in found}
     opened = {f.record.name: _opened(f, storage, sources) for f in found}
-    text = _page(ledger, found, shown, opened, storage=storage, sources=sources)
+    text = _page(ledger, found, shown, own, opened, storage=storage, sources=sources)
     names = "-".join(f.record.name for f in found[1:])[:100]
     file = REPORT if not names else f"report-with-{names}.html"
     path = out or storage / found[0].record.name / "comparison" / file
@@ -89,7 +91,7 @@ def write_report(
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInput(f"--out {path}: it cannot be written ({error.strerror}); choose another file.") from error
-    return Report(path, {f.record.name: numbers(f, shown) for f in found})
+    return Report(path, {f.record.name: numbers(f, own[f.record.name]) for f in found})
 
 
 def _table(ledger: Ledger, found: Sequence[Findings], storage: Path) -> Table | None:
@@ -112,6 +114,7 @@ def _page(
     ledger: Ledger,
     found: Sequence[Findings],
     shown: Table | None,
+    own: Mapping[str, Table | None],
     opened: Mapping[str, tuple[Data | None, str]],
     *,
     storage: Path,
@@ -132,7 +135,7 @@ def _page(
         f"{time.strftime('%d %B %Y, %H:%M', time.localtime())}</p>\n"
         f"<h1>{escape(question if not several else f'{len(found)} runs on the same data, side by side')}</h1>\n"
     )
-    head += each(lambda f: answer(f, shown, several=several), level=2)
+    head += each(lambda f: answer(f, own[f.record.name], several=several), level=2)
     gallery = gallery_of(ledger, found, storage=storage, data={name: data for name, (data, _) in opened.items()})
     described = {name: sources.spaces.get(name) for name in names}
     families = {f.record.name: sources.families.get(f.record.family) for f in found}
@@ -199,7 +202,7 @@ def gallery_of(
     of_each: int = 3,
 ) -> Exhibition | None:
     """The same pictures as the best rows caption them: of one run its best, its base row and the best of its groups, of
-    several runs the best of each.
+    several runs the best of each. Of many groups the best ones are shown, and a note names the others.
 
     Args:
         ledger: where the runs are.
@@ -208,7 +211,7 @@ def gallery_of(
         data: run -> its data; None: gone.
         of_each: pictures of each kind.
     """
-    models = {}
+    models, left_out = {}, []
     if len(found) == 1:
         (one,) = found
         roles = [("best", one.best), ("base row", one.first_seen(one.record.base_row))]
@@ -217,7 +220,7 @@ def gallery_of(
         for role, trial in roles:
             if trial is not None and trial.uid not in {known.uid for known in models.values()}:
                 models[f"{one.record.title(trial)} ({role})"] = trial
-        models = dict(list(models.items())[:_MODELS])
+        models, left_out = dict([*models.items()][:_MODELS]), [*models][_MODELS:]
     else:
         models = {f"{f.record.name}: {f.record.title(f.best)}": f.best for f in found if f.best is not None}
     if not models:
@@ -228,9 +231,13 @@ def gallery_of(
         name: known[name] for name in dict.fromkeys((*first.columns, *known)) if name in known
     }
     opened = next((data[f.record.name] for f in found if data.get(f.record.name) is not None), None)
-    return exhibit(
+    shown = exhibit(
         ledger, models, storage=storage, objective=first.objective, metrics=ordered, data=opened, of_each=of_each
     )
+    if shown is None or not left_out:
+        return shown
+    note = f"No more than {_MODELS} models are shown. Left out, because others were better: {', '.join(left_out)}."
+    return replace(shown, notes=(*shown.notes, note))
 
 
 def _gallery(shown: Exhibition | None) -> str:
@@ -263,22 +270,32 @@ def _again(found: Findings, storage: Path, family: type[Family] | None) -> str:
         return pieces.command(f"vltune resume {record.name}{flag}", "Go on with the search:") if found.trials else ""
     best, model = found.best, f"{record.search}@champion"
     config = best.config
-    parts = [
-        pieces.command(
-            f"vltune rerun {best.uid}{flag}",
-            "Train the best trial again, from its record: on a CPU with as many threads the weights come out the same.",
-        ),
-        pieces.command(f"vltune confirm {record.name} --top 3 --seeds 5{flag}", "Is the best really the best?"),
-        pieces.command(
-            f"vltune promote {record.name}{flag}",
-            "Score the best model on the test split, once, and keep it under a name:",
-        ),
-    ]
-    looks = f"vltune predict {model} PICTURE.jpg{flag}"
-    parts.append(pieces.command(looks, "Then use it, with your own picture in place of `PICTURE.jpg`:"))
-    if family is not None and family.rank is not Family.rank:
-        asks = f'vltune predict {model} "a dog in the snow" --among FOLDER --top 3{flag}'
-        parts.append(pieces.command(asks, "Or let it find the pictures of a folder that fit a text:"))
+    parts = []
+    if not found.promotable:
+        beside = f"vltune report {record.name} RUN{flag}"
+        parts.append(
+            pieces.command(
+                beside,
+                "These captions were written elsewhere: there is no model to train again or to promote. Put them "
+                "beside models of the same data, with the name of their run in place of `RUN`:",
+            )
+        )
+    else:
+        flags = space_flag(record.space) + flag
+        again = (
+            "Train the best trial again, from its record: on a CPU with as many threads the weights come out the same."
+        )
+        parts.append(pieces.command(f"vltune rerun {best.uid}{flag}", again))
+        if found.confirmable:
+            confirms = f"vltune confirm {record.name} --top 3 --seeds 5{flag}"
+            parts.append(pieces.command(confirms, "Is the best really the best?"))
+        keeps = "Score the best model on the test split, once, and keep it under a name:"
+        parts.append(pieces.command(f"vltune promote {record.name}{flags}", keeps))
+        looks = f"vltune predict {model} PICTURE.jpg{flags}"
+        parts.append(pieces.command(looks, "Then use it, with your own picture in place of `PICTURE.jpg`:"))
+        if family is not None and family.rank is not Family.rank:
+            asks = f'vltune predict {model} "a dog in the snow" --among FOLDER --top 3{flags}'
+            parts.append(pieces.command(asks, "Or let it find the pictures of a folder that fit a text:"))
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     entries = [
         ("run", escape(record.name), ""),
@@ -293,9 +310,9 @@ def _again(found: Findings, storage: Path, family: type[Family] | None) -> str:
         ("threads", escape(str(record.threads or "as many as there were")), "Of each worker."),
         ("versions", escape(versions) or "not recorded", ""),
     ]
-    if found.checkpoint is None:
+    if found.checkpoint is None and found.promotable:
         lost = "The best checkpoint is gone: train the trial again before promoting it."
         parts.insert(0, f"<p>{lost}</p>")
-    else:
+    if found.checkpoint is not None:
         entries.append(("checkpoint", f"<code>{escape(str(found.checkpoint))}</code>", ""))
     return "".join(parts) + pieces.facts(entries)

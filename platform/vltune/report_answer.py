@@ -1,10 +1,12 @@
 """What a report begins with: the answer in words, a few great numbers, and what to be careful with."""
 
+import math
 from typing import Any
 
 from vltune import report_pieces as pieces
 from vltune.compare import Table
-from vltune.findings import Findings, cautions, plain, verdict
+from vltune.contract import is_better
+from vltune.findings import Findings, Verdict, cautions, plain, verdict
 from vltune.forms import duration, spread_texts, texts_of
 
 _SETTINGS = 4
@@ -12,7 +14,7 @@ _SETTINGS = 4
 
 
 def _p_value(found: Findings, shown: Table | None) -> float | None:
-    """The best row's p-value in the table, which is corrected for the number of rows."""
+    """The best row's p-value in the run's own table, which is corrected for the number of its rows."""
     row = found.row(found.best)
     if shown is None or row is None or "p_value" not in [column.key for column in shown.columns]:
         return None
@@ -21,13 +23,21 @@ def _p_value(found: Findings, shown: Table | None) -> float | None:
 
 
 def numbers(found: Findings, shown: Table | None) -> dict[str, Any]:
-    """What ``--json`` says of a run: its state, trials, and best trial."""
+    """What ``--json`` says of a run: its state, trials, and what is best: a configuration, with the trial of it that
+    promotion would take. Values are the means over so many seeds as have finished.
+
+    Args:
+        found: the run.
+        shown: its own table; None: nothing was configured yet.
+    """
     said = verdict(found, p=_p_value(found, shown))
     best = None
-    if said is not None and found.best is not None:
+    row = found.row(found.best)
+    if said is not None and found.best is not None and row is not None:
         best = {
             "uid": found.best.uid,
-            "name": found.record.title(found.best),
+            "name": row.name or row.uid,
+            "seeds": max(1, len(row.seeds)),
             "objective": found.record.objective,
             "value": said.value,
             "interval": said.bounds,
@@ -38,46 +48,56 @@ def numbers(found: Findings, shown: Table | None) -> dict[str, Any]:
 
 
 def answer(found: Findings, shown: Table | None, *, several: bool) -> str:
-    """The beginning of the page, for one run."""
-    record = found.record
+    """The beginning of the page, for one run.
+
+    Args:
+        found: the run.
+        shown: its own table; None: nothing was configured yet.
+        several: whether the page tells of other runs too.
+    """
+    record, row = found.record, found.row(found.best)
     said = verdict(found, p=_p_value(found, shown))
     entries = []
     lines = []
-    if said is None or found.best is None:
+    if said is None or found.best is None or row is None:
         lines.append("There is no answer yet: no trial has ended with a checkpoint.")
     else:
         value, spread = _as_in_table(found, shown)
-        name = record.title(found.best)
         metric = f"`{record.objective}`"
         sure = (
             f" (95\u00a0% interval {spread})" if spread.startswith("[") else f" ({spread} over seeds)" if spread else ""
         )
-        lines.append(f"{_named(name)}{_settings(found)} is the best: {metric} {value}{sure}.")
-        if said.percent is not None:
+        lines.append(f"{_named(row.name or row.uid)}{_settings(found)} is the best: {metric} {value}{sure}.")
+        if not math.isnan(said.base):
             how = {
                 True: "a significant difference",
                 False: "not a significant difference",
                 None: "how sure, is unknown",
             }
             p = "" if said.p is None else f" (p {'< 0.001' if said.p < 0.001 else f'= {said.p:.3f}'})"
-            way = "better" if said.percent >= 0 else "worse"
-            lines.append(
-                f"That is {abs(said.percent):.0f} % {way} than the base row, {_named(record.base_row)}: "
-                f"{how[said.significant]}{p}."
-            )
+            beside = f"{_named(record.base_row)}" + (f", which has {said.base:.4g}" if said.percent is None else "")
+            lines.append(f"That is {_difference(found, said)} than the base row, {beside}: {how[said.significant]}{p}.")
         elif found.base is not None:
             lines.append("That is the base row itself: nothing that was tried did better.")
         entries.append((record.objective, value, spread))
     state = {"running": "The search is still running: all of this may change.", "interrupted": _interrupted(found)}
     entries += [("trials", str(len(found.trials)), _counts(found)), ("time", duration(found.seconds), _spent(found))]
     if found.best is not None:
-        short = found.best.row or f"trial {found.best.number}"
+        short = record.title(found.best) if found.best.row else f"trial {found.best.number}"
         entries.append(("best trial", short, f"{found.best.uid}, best epoch {_best_epoch(found)}"))
     lead = " ".join(filter(None, [state.get(found.state, ""), *lines]))
     care = cautions(found, said)
     level = "h3" if several else "h2"
     box = f'<div class="care"><{level}>Read this with care</{level}>{pieces.listed(care)}</div>' if care else ""
     return f'<p class="lead">{pieces.words(lead)}</p>\n{pieces.tiles(entries)}\n{box}'
+
+
+def _difference(found: Findings, said: Verdict) -> str:
+    """How much better the best row is; of a base row that scored 0 there is no per cent."""
+    if said.percent is None:
+        better = is_better(said.value, said.base, found.record.direction)
+        return "better" if better else "no better"
+    return f"{abs(said.percent):.0f} % {'better' if said.percent >= 0 else 'worse'}"
 
 
 def _settings(found: Findings) -> str:

@@ -8,7 +8,7 @@ from vltune.exhibition import Exhibition
 from vltune.forms import duration
 from vltune.gallery import APART, BEST, SOME, USUAL, WORST, GalleryItem
 from vltune.inline import picture_uri
-from vltune.page_style import BASE, REPORT, TABLE
+from vltune.page_style import REPORT, TABLE, document
 
 _KINDS = {
     BEST: "Best",
@@ -46,14 +46,12 @@ def page(*, title: str, head: str, sections: Sequence[tuple[str, str, str]], foo
         f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(heading)}</h2>\n{body}</section>'
         for name, heading, body in kept
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{BASE}{TABLE}{REPORT}</style>\n</head>\n<body>\n"
+    main = (
         f'<main class="with-toc">\n<header>{head}</header>\n'
         f'<nav class="toc" aria-label="On this page"><p>On this page</p><ol>{links}</ol></nav>\n'
-        f"{bodies}\n<footer>{foot}</footer>\n</main>\n</body>\n</html>\n"
+        f"{bodies}\n<footer>{foot}</footer>\n</main>"
     )
+    return document(main, title=title, styles=TABLE + REPORT)
 
 
 def words(text: str) -> str:
@@ -166,13 +164,11 @@ def gallery_page(shown: Exhibition, *, title: str) -> str:
     """A gallery as a page of its own."""
     by = f"Best, usual and worst are by the mean {shown.metric} of the captions. " if shown.metric else ""
     about = f"{by}Chosen from {shown.pictures:,} validation pictures that all models captioned."
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{BASE}{TABLE}{REPORT}</style>\n</head>\n<body>\n"
+    main = (
         f'<main><h1>Captions: {escape(title)}</h1><p class="about">{escape(about)}</p>\n'
-        f"{gallery(shown, level=2)}</main>\n</body>\n</html>\n"
+        f"{gallery(shown, level=2)}</main>"
     )
+    return document(main, title=title, styles=TABLE + REPORT)
 
 
 def _card(item: GalleryItem, shown: Exhibition) -> str:

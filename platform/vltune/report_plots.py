@@ -28,7 +28,7 @@ def plots(ledger: Ledger, found: Findings) -> str:
     if not any(found.epochs.values()):
         return "<p>No trial has ended an epoch yet: there is nothing to plot.</p>" if found.trials else ""
     parts = [_history(found), *_curves(found)]
-    shares = importances(ledger.url, record.name, objectives=list(record.directions))
+    shares = importances(ledger.url, record.name, objectives=record.directions)
     for objective, share in shares.items():
         parts.append(
             f"<h3>What decides <code>{escape(objective)}</code></h3><p class='read'>How much each setting decides "

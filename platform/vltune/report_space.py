@@ -46,7 +46,7 @@ def space(found: Findings, described: Description | None, family: type[Family] |
     if described is not None:
         entries = [_entry(parameter, record.pins, texts) for parameter in described.parameters]
     else:
-        head += "<p>The file of the search is not what it was, so these are the values that trials had.</p>"
+        head += "<p>The file of the search is not what it was, or fails, so these are the values that trials had.</p>"
         entries = _observed(found, texts)
     asked = {name for name, *_ in entries}
     given = [entry for entry in entries if entry[0] in record.pins]

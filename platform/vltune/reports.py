@@ -4,6 +4,7 @@ Each function takes the parsed arguments and a ``Screen``, and imports what it n
 """
 
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,8 @@ def _sources(ledger: "Ledger", arguments: Namespace) -> Any:
         record = ledger.search(run)
         search = _same_search(record)
         if search is not None:
-            spaces[record.name] = describe(search)
+            with suppress(BadInput):  # a file that fails now has no word on what it asks for
+                spaces[record.name] = describe(search, pins=record.pins)
             families.setdefault(record.family, search.family)
     return Sources(families=families, spaces=spaces, data=arguments.data)
 

@@ -1,6 +1,7 @@
 """Where a command speaks: its result on standard output, all else on standard error."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,3 +39,12 @@ def _plain(value: Any) -> Any:
 def storage_flag(storage: Path) -> str:
     """What a command line that is shown to a person has to end with."""
     return "" if storage == Path("runs") else f" --storage {storage}"
+
+
+def space_flag(space: str) -> str:
+    """What such a line has to hold where a model may be of a family of a person's own: the file that has it.
+
+    Args:
+        space: what the search was loaded by, the name of one that vltune brings or the path of a file.
+    """
+    return f" --space {shlex.quote(space)}" if space.endswith(".py") else ""

@@ -295,7 +295,8 @@ class _Driver:
 
         name = self.record.name
         try:
-            sources = Sources(families={self.record.family: self.search.family}, spaces={name: describe(self.search)})
+            described = describe(self.search, pins=self.record.pins)
+            sources = Sources(families={self.record.family: self.search.family}, spaces={name: described})
             storage = self.options.storage
             return write_report(self.ledger, [name], storage=storage, sources=sources, ended=True).path.name
         except Exception as error:  # noqa: BLE001 - the numbers are there: a page must not cost a search its end

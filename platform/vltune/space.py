@@ -239,15 +239,19 @@ class Description:
     population: Population | None = None
 
 
-def describe(search: Search) -> Description:
+def describe(search: Search, *, pins: Mapping[str, Any] | None = None) -> Description:
     """What a search asks for, found by sampling ``define`` with random answers, always the same ones.
+
+    Args:
+        search: whose ``define`` is called.
+        pins: constants of a run; what they exclude is not asked for.
 
     Raises:
         BadInput: ``define`` fails, a range is impossible, or a name is unknown.
     """
     with _at(search):
         _check_words(search)
-    runs = _explore(search)
+    runs = _explore(search, pins)
     default = {f.name: f.default for f in dataclasses.fields(search.family.Config)}
     first, *_ = configs = [config.fields() for _, config in runs]
     alike = {k for k in default if all(fields[k] == first[k] for fields in configs)}

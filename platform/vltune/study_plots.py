@@ -54,7 +54,7 @@ def study_page(url: str, run: str, *, objectives: Mapping[str, Direction]) -> st
     sections, left_out = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls some of its plots experimental, and plotly some of theirs old
-        for plot in _plots(study, scored, list(objectives)):
+        for plot in _plots(study, scored, objectives):
             try:
                 figure = plot.draw()
             except (ValueError, RuntimeError) as error:  # such as importances of parameters that never changed
@@ -73,27 +73,47 @@ def study_page(url: str, run: str, *, objectives: Mapping[str, Direction]) -> st
     return _PAGE.format(title=html.escape(f"Study {run}"), intro=html.escape(intro), sections="\n".join(sections))
 
 
-def importances(url: str, run: str, *, objectives: Sequence[str]) -> dict[str, dict[str, float]]:
+def importances(url: str, run: str, *, objectives: Mapping[str, Direction]) -> dict[str, dict[str, float]]:
     """How much each parameter decides whether a trial is among the better ones (PED-ANOVA,
     https://arxiv.org/abs/2304.10255), for each objective: parameter -> its share, the greatest first.
 
-    Objectives of which that cannot be said are left out: too few trials, or parameters that never changed.
+    Objectives of which that cannot be said are left out: too few trials, parameters that never changed, or trials that
+    are all alike.
+
+    Args:
+        url: of the ledger's database.
+        run: its name, which is the study's.
+        objectives: objective -> which way it is better, the first objective first.
     """
     study, scored = _scored(url, run)
-    found: dict[str, dict[str, float]] = {}
-    for number, name in enumerate(objectives):
+    if len(scored) < FEWEST:
+        return {}
+    found = {name: _shares(study, _cost(number, way)) for number, (name, way) in enumerate(objectives.items())}
+    return {name: shares for name, shares in found.items() if shares}
 
-        def value(trial: optuna.trial.FrozenTrial, number: int = number) -> float:
-            return trial.values[number] if trial.values else math.nan
 
-        if len(scored) >= FEWEST:
-            try:
-                found[name] = optuna.importance.get_param_importances(
-                    study, target=value if len(objectives) > 1 else None
-                )
-            except (ValueError, RuntimeError):
-                continue
-    return {name: shares for name, shares in found.items() if any(share > 0 for share in shares.values())}
+def _shares(study: optuna.Study, cost: Callable[[optuna.trial.FrozenTrial], float]) -> dict[str, float]:
+    """Parameter -> its share in what makes a trial cheap, the greatest first; empty where nothing is known of it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that low is better, which we mean, and that raw values are experimental
+            # Normalised by Optuna, parameters that decide nothing would share the whole among them.
+            found = optuna.importance.get_param_importances(study, target=cost, normalize=False)
+    except (ValueError, RuntimeError):
+        return {}
+    whole = sum(found.values())
+    return {name: value / whole for name, value in found.items()} if whole > 0 else {}
+
+
+def _value(number: int) -> Callable[[optuna.trial.FrozenTrial], float]:
+    """What a trial has of an objective."""
+    return lambda trial: trial.values[number] if trial.values else math.nan
+
+
+def _cost(number: int, direction: Direction) -> Callable[[optuna.trial.FrozenTrial], float]:
+    """The same, lower is better: Optuna takes whatever it is given to rank trials by for a cost."""
+    value, sign = _value(number), -1.0 if direction == "max" else 1.0
+    return lambda trial: sign * value(trial)
 
 
 def _scored(url: str, run: str) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
@@ -102,15 +122,14 @@ def _scored(url: str, run: str) -> tuple[optuna.Study, list[optuna.trial.FrozenT
     return study, [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
 
 
-def _plots(study: optuna.Study, scored: Sequence[optuna.trial.FrozenTrial], objectives: Sequence[str]) -> list[_Plot]:
+def _plots(
+    study: optuna.Study, scored: Sequence[optuna.trial.FrozenTrial], objectives: Mapping[str, Direction]
+) -> list[_Plot]:
     found: list[_Plot] = []
-    for number, name in enumerate(objectives):
-
-        def value(trial: optuna.trial.FrozenTrial, number: int = number) -> float:
-            return trial.values[number] if trial.values else math.nan
-
-        own: dict[str, Any] = {"target": value if len(objectives) > 1 else None, "target_name": name}
-        ranked = _by_importance(study, scored, own["target"])
+    for number, (name, way) in enumerate(objectives.items()):
+        own: dict[str, Any] = {"target": _value(number) if len(objectives) > 1 else None, "target_name": name}
+        cost = _cost(number, way)
+        ranked = _by_importance(study, scored, cost)
         shown, paired = {**own, "params": ranked[:_SHOWN]}, {**own, "params": ranked[:_PAIRED]}
         found += [
             _Plot(
@@ -121,7 +140,7 @@ def _plots(study: optuna.Study, scored: Sequence[optuna.trial.FrozenTrial], obje
             _Plot(
                 f"{name}: importance of parameters",
                 "How much each parameter decides whether a trial is among the better ones (PED-ANOVA).",
-                lambda own=own: visualization.plot_param_importances(study, **own),
+                lambda cost=cost, name=name: _importance_plot(study, cost, name),
             ),
         ]
         if ranked:
@@ -170,15 +189,27 @@ def _plots(study: optuna.Study, scored: Sequence[optuna.trial.FrozenTrial], obje
     return found
 
 
-def _by_importance(study: optuna.Study, scored: Sequence[optuna.trial.FrozenTrial], target: Any) -> list[str]:
-    """Parameters that took several values, the most important first; those that not all trials have come last."""
+def _importance_plot(study: optuna.Study, cost: Callable[[optuna.trial.FrozenTrial], float], name: str) -> Any:
+    """Optuna's bars.
+
+    Raises:
+        ValueError: there is nothing that they could show.
+    """
+    if not _shares(study, cost):
+        raise ValueError("no parameter is known to decide it")
+    return visualization.plot_param_importances(study, target=cost, target_name=name)
+
+
+def _by_importance(
+    study: optuna.Study,
+    scored: Sequence[optuna.trial.FrozenTrial],
+    cost: Callable[[optuna.trial.FrozenTrial], float],
+) -> list[str]:
+    """Parameters that took several values, the most important first; those of which that is not known come last."""
     values: dict[str, set[Any]] = {}
     for trial in scored:
         for name, value in trial.params.items():
             values.setdefault(name, set()).add(value)
     changing = [name for name, seen in values.items() if len(seen) > 1]
-    try:
-        ranked = list(optuna.importance.get_param_importances(study, target=target))
-    except (ValueError, RuntimeError):  # too few trials, or all of one value
-        ranked = []
-    return sorted(changing, key=lambda name: (ranked.index(name) if name in ranked else len(ranked), name))
+    shares = _shares(study, cost)
+    return sorted(changing, key=lambda name: (-shares.get(name, 0.0), name))

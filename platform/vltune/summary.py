@@ -20,6 +20,7 @@ from vltune.latex import as_latex
 from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
 from vltune.notes import search_note
 from vltune.pages import as_html
+from vltune.screen import space_flag
 from vltune.seeds import fold
 
 _TESTED = 3
@@ -362,22 +363,24 @@ def _payload(
         "files": str(folder),
         "table": as_columns(shown),
     }
-    best = ""
+    best = promote = ""
     if any(trial.state in ("finished", "pruned") for trial in trials):
         winner = best_trial(ledger, record.name)
         report = best_report(ledger.epochs(winner.uid))
         assert report is not None, "a best trial has a best epoch"
         payload["best"] = dict(report.metrics)
         value = report.metrics[record.objective]
+        if "parameters" in report.metrics:  # captions that another program wrote are no model
+            promote = f"vltune promote {record.name}{space_flag(record.space)}"
         best = f"{winner.row or winner.uid} (`{winner.uid}`) with {record.objective} {value:.4g}"
     payload["note"] = search_note(
         question=record.question,
-        run=record.name,
         objective=", ".join(record.directions),
         trials=Counter(trial.state for trial in trials),
         best=best,
         table=as_markdown(folded(shown)),  # MLflow cuts off what is wider than its page
         remarks=remarks,
         report=page,
+        promote=promote,
     )
     return payload

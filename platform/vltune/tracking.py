@@ -148,7 +148,7 @@ class Tracker:
                         "vltune.search": search,
                         "vltune.objective": objective,
                         "vltune.state": "running",
-                        "mlflow.note.content": search_note(question=question, run=run_name, objective=objective),
+                        "mlflow.note.content": search_note(question=question, objective=objective),
                         **tags,
                     },
                     start_time=start_time,

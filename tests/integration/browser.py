@@ -25,7 +25,8 @@ _FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
-_LOADED = "image => image.complete && image.naturalWidth > 0"
+LOADED = "image => image.complete && image.naturalWidth > 0"
+"""Whether a picture is there, for the page to answer."""
 
 
 def chromium() -> str:
@@ -67,7 +68,7 @@ class View:
         deadline = time.monotonic() + PATIENCE / 1000
         while True:
             found = self.page.locator(selector)
-            states = found.evaluate_all(f"images => images.map({_LOADED})")
+            states = found.evaluate_all(f"images => images.map({LOADED})")
             sources = found.evaluate_all("images => images.map(image => image.currentSrc || image.src)")
             if states and all(states):
                 return sources

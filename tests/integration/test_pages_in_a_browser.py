@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from integration.browser import Browser, View, browser, pages_of
+from integration.browser import LOADED, PATIENCE, Browser, View, browser, pages_of
 from integration.runs import TOY, run, said
 from PIL import Image
 
@@ -209,8 +210,47 @@ def test_a_page_opens_offline_on_every_screen(shown: Shown, name: str, width: in
         assert view.overflow() <= 0
         assert view.page.locator("h1").first.is_visible()
         assert _contrast(view) > 4.5
-        for row in ("base", "wide"):
-            assert row in view.page.content()
+        if name == "study.html":
+            _plots(view.page)
+        else:
+            assert {*_shown_rows(view.page)} >= {"base", "five", "six", "wide"}
+
+
+def _shown_rows(page: Any) -> list[str]:
+    """Waits for a table of results; returns the names of the rows that can be seen."""
+    names = page.locator(".frame td.name")
+    names.first.wait_for(timeout=PATIENCE)
+    return [name.strip() for name in names.filter(visible=True).all_inner_texts()]
+
+
+def _plots(page: Any) -> None:
+    """Waits for Optuna's plots to be drawn, of which there are several; the first has a size."""
+    drawn = page.locator(".js-plotly-plot svg.main-svg")
+    drawn.first.wait_for(timeout=PATIENCE)
+    assert page.locator(".js-plotly-plot").count() > 3
+    box = drawn.first.bounding_box()
+    assert box is not None
+    assert min(box["width"], box["height"]) > 100
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["as a file", "from MLflow's note"])
+def test_the_report_has_its_table_its_pictures_and_optunas_plots(shown: Shown, served: bool) -> None:
+    with shown.browser.open(shown.page("toy") if served else (shown.comparison / "report.html").as_uri()) as view:
+        told = view.page
+        if served:
+            with view.page.expect_popup(
+                timeout=PATIENCE
+            ) as opened:  # MLflow opens links of notes in a tab of their own
+                view.see("Read the report").click()
+            told = opened.value.frame_locator("iframe")
+        assert {*_shown_rows(told)} >= {"base", "five", "six", "wide"}
+        assert "is the best: val_loss" in told.locator(".lead").first.inner_text()
+        drawings = told.locator(".paper img")
+        drawings.first.wait_for(timeout=PATIENCE)
+        assert all(drawings.evaluate_all(f"images => images.map({LOADED})"))
+        told.get_by_text("Interactive plots of the search").click()
+        _plots(told.frame_locator("details.study iframe"))
+        assert view.strangers == set()
 
 
 def _contrast(view: View) -> float:
