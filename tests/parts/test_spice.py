@@ -1,4 +1,5 @@
 import json
+import socket
 import stat
 import sys
 import zipfile
@@ -9,6 +10,7 @@ import pytest
 from trainables.parts import java
 from trainables.parts.java import peer_file
 from trainables.parts.spice import score_spice
+from trainables.parts.spice_files import spice_hash
 from vltune.errors import BadInput, NotFound, TrainingFailure
 
 PROGRAM = """
@@ -74,12 +76,43 @@ def test_scores_of_the_whole_and_of_each(program, folder):
     assert not Path(arguments[arguments.index("-out") + 1]).parent.exists()
 
 
-def test_parses_are_kept_where_a_folder_is_given(program, folder, tmp_path):
+def test_parses_are_kept_where_a_folder_is_given(program, folder, tmp_path, monkeypatch):
     log = program()
     score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache"))
     arguments = json.loads(log.read_text())
-    assert arguments[arguments.index("-cache") + 1] == str(tmp_path / "cache" / "spice")
-    assert (tmp_path / "cache" / "spice").is_dir()
+    parses = Path(arguments[arguments.index("-cache") + 1])
+    assert parses.is_dir()
+    assert parses.is_relative_to(tmp_path / "cache" / "spice")
+    # two machines do not share them
+    monkeypatch.setattr(socket, "gethostname", lambda: "another/machine")
+    score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache"))
+    arguments = json.loads(log.read_text())
+    others = Path(arguments[arguments.index("-cache") + 1])
+    assert others.is_dir()
+    assert (others.parent, others.name) == (parses.parent, "another%2Fmachine")
+
+
+def test_damaged_parses_are_put_away(program, folder, tmp_path):
+    log = program()
+    expected = score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache"))
+    arguments = json.loads(log.read_text())
+    parses = Path(arguments[arguments.index("-cache") + 1])
+    (parses / "data.mdb").write_text("damaged")
+    damaged = "import os; '-cache' in arguments and os.listdir(arguments[-1]) and sys.exit('MDB_CORRUPTED')"
+    program(damaged)
+    assert score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache")) == expected
+    assert not parses.exists()
+    program("sys.exit('no memory')")
+    with pytest.raises(TrainingFailure, match="no memory"):
+        score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache"))
+    assert parses.exists(), "they were not to blame"
+
+
+def test_a_folder_below_home(program, folder, tmp_path, monkeypatch):
+    program()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert score_spice(CAPTIONS, REFERENCES, folder="~/jars").metrics == {"spice": 0.5}
+    assert len(spice_hash("~/jars")) == 64
 
 
 def test_what_is_missing_is_said_in_one_line(folder, tmp_path):

@@ -3,11 +3,14 @@
 import json
 import math
 import os
+import shutil
+import socket
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from trainables.parts.java import peer_file, run_java
 from trainables.parts.ptb import ptb_tokenize
@@ -53,16 +56,30 @@ def score_spice(
     with tempfile.TemporaryDirectory(prefix="vltune-spice-") as place:
         given, told = Path(place, "captions.json"), Path(place, "scores.json")
         given.write_text(json.dumps(asked), encoding="utf-8")
-        kept = []
-        if cache:
-            parses = Path(cache, "spice")
-            parses.mkdir(parents=True, exist_ok=True)
-            kept = ["-cache", parses]
         # its libraries unpack themselves into the temporary folder
-        arguments = [f"-Djava.io.tmpdir={place}", *call, given, "-out", told, *kept, "-silent"]
-        run_java(arguments, what="SPICE", timeout=timeout)
+        arguments = [f"-Djava.io.tmpdir={place}", *call, given, "-out", told, "-silent"]
+        _run(arguments, timeout=timeout, parses=_parses(cache) if cache else None)
         scores = _read(told, pictures=len(captions))
     return Scores({"spice": math.fsum(scores) / len(scores)}, [{"spice": score} for score in scores])
+
+
+def _parses(cache: str) -> Path:
+    """Where this machine keeps parses. They lie in LMDB, which machines must not share through a network's disk."""
+    folder = Path(cache, "spice", quote(socket.gethostname(), safe=""))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _run(arguments: Sequence[str | Path], *, timeout: float, parses: Path | None) -> None:
+    """Runs the program; if it works only without the parses that were kept, these are damaged and are put away."""
+    if parses is None:
+        run_java(arguments, what="SPICE", timeout=timeout)
+        return
+    try:
+        run_java([*arguments, "-cache", parses], what="SPICE", timeout=timeout)
+    except TrainingFailure:
+        run_java(arguments, what="SPICE", timeout=timeout)
+        shutil.rmtree(parses, ignore_errors=True)
 
 
 def spice_call(folder: str) -> list[str | Path]:
@@ -72,6 +89,7 @@ def spice_call(folder: str) -> list[str | Path]:
         NotFound: a folder or a jar is missing.
     """
     own = peer_file("spice", "lib")
+    folder = folder and str(Path(folder).expanduser())
     if folder and not Path(folder).is_dir():
         raise NotFound(f"{folder}: there is no such folder, where the jars that SPICE needs should lie.")
     places = [Path(folder), own] if folder else [own]
