@@ -11,6 +11,9 @@ STORAGE := $(or $(VLTUNE_STORAGE),runs)
 # The first three of the test split of the generated pictures: the search has never seen them.
 PICTURES := $(foreach number,001 006 008,$(STORAGE)/scenes/val2017/000000000$(number).jpg)
 
+# Whatever the shell says: a search starts a dozen processes, and each would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup quickstart test lint proof bench clean
 
 help:  ## list the targets
@@ -36,7 +39,7 @@ quickstart: $(STAMP)  ## search on generated pictures, promote the best model, c
 
 test: lint  ## lint, types, and all tests but the proofs
 	$(BIN)/pytest -m "not proof and not integration" -rs -n auto
-	$(BIN)/pytest -m "integration and not proof" -rs
+	$(BIN)/pytest -m "integration and not proof" -rs -n 2 --dist loadfile
 
 lint: $(STAMP)  ## ruff and pyright
 	$(BIN)/ruff check .
@@ -44,7 +47,8 @@ lint: $(STAMP)  ## ruff and pyright
 	$(BIN)/pyright
 
 proof: $(STAMP)  ## the proofs that train for minutes
-	$(BIN)/pytest -m proof -rs
+	$(BIN)/pytest -m "proof and not integration" -rs -n auto --dist loadgroup
+	$(BIN)/pytest -m "proof and integration" -rs -n 2 --dist loadfile
 
 bench: $(STAMP)  ## the measurements of benchmarks/
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done

