@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -78,15 +79,105 @@ def test_references_are_embedded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert minilm(CAPTIONS, others, cache=str(tmp_path)).records[0] != first.records[0]
 
 
-def test_a_model_that_pools_otherwise_is_refused(tmp_path: Path) -> None:
+def saved(folder: Path, pooling: dict[str, Any] | None, *more: str, version: int = 6, **settings: Any) -> Path:
+    """What sentence-transformers writes beside an encoder: as up to version 5, or as from version 6 on."""
+    old = {name: f"models.{name}" for name in ("Transformer", "Pooling", "Normalize", "Dense")}
+    new = {
+        "Transformer": "base.modules.transformer.Transformer",
+        "Pooling": "sentence_transformer.modules.pooling.Pooling",
+        "Normalize": "base.modules.normalize.Normalize",
+        "Dense": "base.modules.dense.Dense",
+    }
+    kinds, paths = (
+        ("Transformer", "Pooling", *more),
+        ("", "1_Pooling", *(f"{i}_{kind}" for i, kind in enumerate(more, 2))),
+    )
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{(new if version > 5 else old)[kind]}"}
+        for i, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    if pooling is not None:
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
+
+
+NEW = {"embedding_dimension": 16, "pooling_mode": "mean", "include_prompt": True}
+OLD = {
+    "word_embedding_dimension": 16,
+    "pooling_mode_cls_token": False,
+    "pooling_mode_mean_tokens": True,
+    "pooling_mode_max_tokens": False,
+    "pooling_mode_mean_sqrt_len_tokens": False,
+}
+CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+
+
+def test_sentence_models_that_pool_by_the_mean_are_taken(tmp_path: Path) -> None:
     folder = bert(tmp_path / "bert")
-    check_sentence_model(folder)
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": False}))
-    with pytest.raises(BadInput, match="otherwise than by the mean"):
+    check_sentence_model(folder)  # an encoder alone
+    check_sentence_model(saved(folder, OLD, version=5))
+    check_sentence_model(saved(folder, OLD, "Normalize", version=5))
+    check_sentence_model(saved(folder, NEW))
+    no_prompt = {"prompts": {"query": "", "document": ""}, "default_prompt_name": None}
+    check_sentence_model(saved(folder, NEW | {"pooling_mode": ["mean"]}, "Normalize", **no_prompt))
+    check_sentence_model(saved(folder, NEW, prompts={"query": "find: "}, default_prompt_name=None))
+
+
+@pytest.mark.parametrize(
+    ("pooling", "more", "settings", "reason"),
+    [
+        (NEW | {"pooling_mode": "cls"}, (), {}, r"by the pooling cls; take"),
+        (NEW | {"pooling_mode": ["cls", "mean"]}, (), {}, r"by the pooling cls \+ mean; take"),
+        (OLD | CLS, (), {}, "by the pooling cls_token; take"),
+        (OLD | {"pooling_mode_max_tokens": True}, (), {}, r"by the pooling mean \+ max; take"),
+        (OLD | {"pooling_mode_mean_tokens": False}, (), {}, "by the pooling none; take"),
+        (NEW, ("Dense", "Normalize"), {}, "by Transformer, Pooling, Dense, Normalize; take"),
+        (OLD, ("Dense",), {"version": 5}, "by Transformer, Pooling, Dense; take"),
+        (NEW, (), {"prompts": {"q": "query: "}, "default_prompt_name": "q"}, "behind the prompt 'query: '; take"),
+        ({"pooling_mode": None}, (), {}, r"cannot be read \(TypeError"),
+        (None, (), {}, r"1_Pooling/config.json"),
+    ],
+)
+def test_a_model_that_reads_otherwise_is_refused(
+    tiny_bert: Path, tmp_path: Path, pooling: Any, more: Any, settings: Any, reason: str
+) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(tiny_bert, folder)
+    with pytest.raises(BadInput, match=reason) as caught:
+        check_sentence_model(saved(folder, pooling, *more, **settings))
+    assert "\n" not in str(caught.value)
+
+
+def test_modules_of_others_and_other_models_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(tiny_bert, folder)
+    listing = saved(folder, NEW) / "modules.json"
+    listing.write_text(listing.read_text().replace("sentence_transformers.sentence_transformer", "somebody"))
+    with pytest.raises(BadInput, match="otherwise than by the mean over tokens: by Transformer, Pooling"):
+        check_sentence_model(folder)
+    listing.write_text("[1]")
+    with pytest.raises(BadInput, match="cannot be read"):
+        check_sentence_model(folder)
+    listing.unlink()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(OLD | CLS))
+    with pytest.raises(BadInput, match="by the pooling cls_token"):
         check_sentence_model(folder)
     with pytest.raises(BadInput, match=r"sentence_model=.*no encoder of texts"):
         check_sentence_model(tiny_models.clip(tmp_path / "clip"))
+
+
+@pytest.mark.parametrize("lower_case", [False, True])
+def test_sentences_are_put_into_lower_case_where_the_model_asks_for_it(
+    tiny_bert: Path, tmp_path: Path, lower_case: bool
+) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(tiny_bert, folder)
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32, "do_lower_case": lower_case}))
+    found = score_similarity(["A RED DOG"], [("a red dog",)], model=str(folder), model_hash="", cache="")
+    assert (found.metrics["similarity"] == pytest.approx(1, abs=1e-6)) == lower_case
 
 
 # -- GloVe
