@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch.nn.functional import normalize
 
@@ -138,12 +137,10 @@ def similarities(
     )
     ours = embed_sentences(embedder, [text for texts in captions for text in texts])
     # The mean over all pairs of cosines is the product of the mean vectors.
-    return np.einsum("pw,pw->p", _means(ours, captions), _means(theirs, references)).astype(np.float64)
+    return np.einsum("pw,pw->p", _means(ours, captions), _means(theirs[:], references)).astype(np.float64)
 
 
 def _means(vectors: np.ndarray, owners: Sequence[Sequence[str]]) -> Float[np.ndarray, "pictures width"]:
-    counts = torch.tensor([len(texts) for texts in owners])
-    place = torch.repeat_interleave(torch.arange(len(owners)), counts)
-    sums = torch.zeros(len(owners), vectors.shape[1], dtype=torch.float64)
-    sums.index_add_(0, place, torch.from_numpy(vectors).double())
-    return (sums / counts[:, None]).numpy()
+    counts = np.array([len(texts) for texts in owners])
+    starts = np.cumsum(counts) - counts
+    return np.add.reduceat(vectors, starts, dtype=np.float64) / counts[:, None]
