@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from families import NoLibrary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu import Bleu
 
+from trainables.parts import glove, kept_vectors, references
 from trainables.parts.bert_scores import Tokens, check_bert_model, match, score_bert
 from trainables.parts.clip_scores import score_clip
 from trainables.parts.diversity import distinct, score_diversity, score_samples, self_bleus
@@ -21,6 +24,7 @@ from trainables.parts.glove import glove_hash, score_glove
 from trainables.parts.scenes import write_scenes
 from trainables.parts.scoring_fields import ASKED_BY, FURTHER, ScoringConfig
 from trainables.parts.sentences import check_sentence_model, score_similarity
+from vltune.cache import Stored
 from vltune.contract import Scores
 from vltune.errors import BadInput, NotFound
 from vltune.statistics import resample
@@ -58,7 +62,7 @@ def test_similarity_is_that_of_sentence_transformers() -> None:
 
 
 def test_references_are_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainables.parts import kept_vectors, text_models
+    from trainables.parts import text_models
 
     read: list[str] = []
     encode = text_models.TextModel.encode
@@ -68,13 +72,15 @@ def test_references_are_embedded_once(tmp_path: Path, monkeypatch: pytest.Monkey
         return encode(self, texts, **named)
 
     monkeypatch.setattr(text_models.TextModel, "encode", counted)
+    monkeypatch.setattr(kept_vectors, "_KEPT", OrderedDict())
     first = minilm(CAPTIONS, REFERENCES, cache=str(tmp_path))
     assert len(read) == len(CAPTIONS) + sum(map(len, REFERENCES))
     read.clear()
     assert minilm(CAPTIONS, REFERENCES, cache=str(tmp_path)) == first
-    kept_vectors._KEPT.clear()  # as in another process
-    assert minilm(CAPTIONS, REFERENCES, cache=str(tmp_path)) == first
-    assert read == [*CAPTIONS, *CAPTIONS]
+    assert read == CAPTIONS
+    assert not kept_vectors._KEPT, "they lie on disk"
+    assert minilm(CAPTIONS, REFERENCES) == minilm(CAPTIONS, REFERENCES)
+    assert read == [*CAPTIONS, *(text for texts in REFERENCES for text in texts), *CAPTIONS, *CAPTIONS]
     others = [("something else",), *REFERENCES[1:]]
     assert minilm(CAPTIONS, others, cache=str(tmp_path)).records[0] != first.records[0]
 
@@ -188,7 +194,7 @@ def test_glove_by_hand(tmp_path: Path) -> None:
     file.write_text("the 0 0\ndog 1 0\ncat 0 1\nruns 3 4\n. . . 7 7\n")
     captions = ["The dog runs!", "cat zebra", "zebra", "dog cat"]
     references = [("dog",), ("dog cat", "cat"), ("dog",), ("the the",)]
-    found = score_glove(captions, references, file=str(file), recorded="")
+    found = score_glove(captions, references, file=str(file), recorded="", cache="")
     first = ((0 + 1 + 3) / 3, (0 + 0 + 4) / 3)  # "the" is known, and of length 0
     assert [r["glove_similarity"] for r in found.records] == pytest.approx(
         [first[0] / math.hypot(*first), (math.sqrt(0.5) + 1) / 2, 0.0, 0.0]
@@ -211,7 +217,42 @@ def test_a_broken_glove_file_is_one_line(tmp_path: Path, text: str, reason: str)
     file = tmp_path / "glove.txt"
     file.write_text(text)
     with pytest.raises(BadInput, match=reason):
-        score_glove(["a dog"], [("the dog",)], file=str(file), recorded="")
+        score_glove(["a dog"], [("the dog",)], file=str(file), recorded="", cache="")
+    with pytest.raises(BadInput, match=reason):  # before anything is trained, whatever words captions have
+        glove_hash(str(file))
+
+
+def test_a_glove_file_is_looked_at_to_its_end_before_anything_is_trained(tmp_path: Path) -> None:
+    file = tmp_path / "glove.txt"
+    lines = [f"word{number} {number} -1.5e-3" for number in range(1000)]
+    file.write_text("\n".join(lines) + "\n")
+    asked = {"further_metrics": "glove", "glove_file": str(file)}
+    assert len(ScoringConfig(**asked).find_sources(NoLibrary()).glove_file_hash) == 64
+    for broken, reason in (("zebra 1", r"glove.txt':1001: has 1 numbers, not 2"), ("zebra 1 2,5", "line of 'zebra'")):
+        file.write_text("\n".join([*lines, broken]))
+        with pytest.raises(BadInput, match=reason) as caught:
+            ScoringConfig(**asked).find_sources(NoLibrary())
+        assert "\n" not in str(caught.value)
+
+
+def test_references_of_glove_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither tokenised nor looked up again, in this process or in another one that shares the cache."""
+    file = tmp_path / "glove.txt"
+    file.write_text("dog 1 0\ncat 0 1\nruns 3 4\nman 1 1\n")
+    captions, texts = ["dog runs", "cat"], [("man", "dog"), ("cat man",)]
+    named: dict[str, Any] = {"file": str(file), "recorded": "", "cache": str(tmp_path / "cache")}
+    monkeypatch.setattr(references, "_HELD", {})
+    first = score_glove(captions, texts, **named)
+    assert [r["glove_similarity"] for r in first.records] == pytest.approx([(1 + math.sqrt(0.5)) / 2, 2 / math.sqrt(5)])
+    tokenised, looked_up, read = [], [], glove._vectors
+    monkeypatch.setattr(references, "_HELD", {})  # as in another process
+    monkeypatch.setattr(references, "ptb_tokenize", tokenised.append)
+    monkeypatch.setattr(glove, "_vectors", lambda path, words: (looked_up.append(words), read(path, words))[1])
+    assert score_glove(captions, texts, **named) == first
+    assert tokenised == []
+    assert looked_up == [{"dog", "runs", "cat"}]
+    file.write_text("dog 1 0\ncat 0 1\nruns 3 4\nman 0 19\n")  # other vectors
+    assert score_glove(captions, texts, **named) != first
 
 
 def test_another_glove_file_than_was_recorded_is_refused(tmp_path: Path) -> None:
@@ -288,6 +329,20 @@ def test_bert_score_against_the_formula(tiny_bert: Path, tmp_path: Path) -> None
         found = berts(tiny_bert, CAPTIONS, REFERENCES, cache=str(tmp_path))
         assert [list(found[i].values()) for i in (0, 2)] == [pytest.approx(w.tolist(), abs=1e-5) for w in wanted]
         assert list(found[1].values()) == [0, 0, 0], "an empty caption"
+
+
+def test_bert_score_reads_kept_vectors_a_reference_at_a_time(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vltune.cache._BATCH_BYTES", 7 * 16 * 4)  # references begin and end anywhere in a batch
+    alone = berts(tiny_bert, CAPTIONS, REFERENCES)
+    assert berts(tiny_bert, CAPTIONS, REFERENCES, cache=str(tmp_path)) == alone
+    asked, read = [], Stored.__getitem__
+    monkeypatch.setattr(Stored, "__getitem__", lambda table, rows: (asked.append(rows), read(table, rows))[1])
+    assert berts(tiny_bert, CAPTIONS, REFERENCES, cache=str(tmp_path)) == alone
+    lengths = [rows.stop - rows.start for rows in asked if isinstance(rows, slice)]
+    assert len(lengths) == sum(map(len, REFERENCES))
+    assert max(lengths) < 32
 
 
 @settings(max_examples=25, deadline=None)
