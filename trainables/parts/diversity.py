@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from trainables.parts.metrics import bleu_formula
 from trainables.parts.ptb import ptb_tokenize
+from trainables.parts.references import ORDERS
 from trainables.parts.sentences import similarities
 from vltune.contract import Scores
-
-_ORDERS = 4
 
 
 def score_diversity(captions: Sequence[str]) -> Scores:
@@ -98,13 +98,10 @@ def self_bleus(texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " texts"]:
     lengths = [len(words) for words in texts]
     nearest = np.array(_nearest(lengths), np.float64)
     words = np.array(lengths, np.float64)
-    ratio = (words + 1e-15) / (nearest + 1e-9)  # the small numbers are pycocoevalcap's guard against zero
-    brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
-    product = np.ones(len(texts))
-    for order in range(1, _ORDERS + 1):
-        matched = np.array(_matched([Counter(_grams(text, order)) for text in texts]), np.float64)
-        product *= (matched + 1e-15) / (np.maximum(0.0, words - order + 1) + 1e-9)
-    return product ** (1 / _ORDERS) * brevity
+    orders = range(1, ORDERS + 1)
+    matched = [np.array(_matched([Counter(_grams(text, order)) for text in texts]), np.float64) for order in orders]
+    possible = [np.maximum(0.0, words - order + 1) for order in orders]
+    return bleu_formula(matched, possible, words, nearest)[-1]
 
 
 def _grams(words: Sequence[str], order: int) -> list[tuple[str, ...]]:

@@ -69,7 +69,7 @@ def drawn_bleu(
     words, nearest, *matched = drawn_sums(counts, records, "bleu_words", "bleu_nearest", *names)
     lengths = np.array([record["bleu_words"] for record in records])
     possible = [counts @ np.maximum(0.0, lengths - order) for order in range(ORDERS)]
-    found = _bleu_formula(matched, possible, words, nearest)
+    found = bleu_formula(matched, possible, words, nearest)
     return {f"bleu_{order}": values for order, values in enumerate(found, 1)}
 
 
@@ -121,14 +121,21 @@ def _bleu(
         clipped = np.minimum(count.times[entry], references.orders[order].most[pair])
         matched.append(np.bincount(count.text[entry], clipped, minlength=len(tokens)))
         possible.append(np.maximum(0.0, words - order))
-    whole = _bleu_formula([m.sum() for m in matched], [p.sum() for p in possible], words.sum(), nearest.sum())
+    whole = bleu_formula([m.sum() for m in matched], [p.sum() for p in possible], words.sum(), nearest.sum())
     sums = {f"bleu_matched_{order}": values.astype(np.float64) for order, values in enumerate(matched, 1)}
-    each = _bleu_formula(matched, possible, words, nearest)
+    each = bleu_formula(matched, possible, words, nearest)
     return [float(value) for value in whole], each, {"bleu_words": words, "bleu_nearest": nearest, **sums}
 
 
-def _bleu_formula(matched: Sequence, possible: Sequence, words: Any, nearest: Any) -> list[np.ndarray]:
-    """The same for one text and for the sums over all; the small numbers are pycocoevalcap's guard against zero."""
+def bleu_formula(matched: Sequence, possible: Sequence, words: Any, nearest: Any) -> list[np.ndarray]:
+    """BLEU-1, BLEU-2, … of each text, or of sums over some; the small numbers are pycocoevalcap's guard against zero.
+
+    Args:
+        matched: for each order, n-grams that stand in a reference too.
+        possible: for each order, all n-grams.
+        words: of the text.
+        nearest: words of the reference that is nearest in length.
+    """
     ratio = (words + 1e-15) / (nearest + 1e-9)
     brevity = np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
     product, result = 1.0, []
