@@ -47,11 +47,25 @@ def test_rows_of_many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("vltune.cache._BATCH_BYTES", 4 * 15)
     rows = _rows(10)
     found = _ask(tmp_path, rows, [])
-    np.testing.assert_array_equal(np.stack(list(found)), np.stack([row for row, _ in rows]))
+    whole = np.stack([row for row, _ in rows])
+    np.testing.assert_array_equal(np.stack(list(found)), whole)
+    for start in range(11):
+        for stop in range(start, 12):
+            np.testing.assert_array_equal(found[start:stop], whole[start:stop])
+    np.testing.assert_array_equal(found[::-3], whole[::-3])
+
+
+def test_rows_that_lie_together_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vltune.cache._BATCH_BYTES", 4 * 15)
+    found = _ask(tmp_path, _rows(10), [])
+    assert np.shares_memory(found[1:3], found[2])
+    assert not np.shares_memory(found[3:5], found[4]), "the fifth row begins another batch"
 
 
 def test_no_rows(tmp_path: Path) -> None:
-    assert len(_ask(tmp_path, [], [])) == 0
+    found = _ask(tmp_path, [], [])
+    assert len(found) == 0
+    assert found[:].shape == (0, 5, 3)
 
 
 def test_a_row_is_a_view_of_the_mapped_file(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Predictions: captions that any other program has written, in the same tables as ours."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from trainables.parts.further_metrics import with_further
 from trainables.parts.kept_folders import open_kept_folder
 from trainables.parts.metric_words import CAPTION_WORDS
 from trainables.parts.metrics import drawn_bleu, score_captions
+from trainables.parts.recorded_files import file_hash
 from trainables.parts.scoring_fields import ASKED_BY, FURTHER, FURTHER_MEASURED_BY, RELATIVE, ScoringConfig, asks_for
 from vltune.configuration import Library, TrialConfig
 from vltune.contract import NO_MODELS, Assets, Batch, Data, Direction, Draws, Family, Loss, Record, Sample, Scores
@@ -204,15 +204,4 @@ def check_covered(captions: Mapping[str, str], data: Data, *, split: str, file: 
 
 
 def _file_hash(path: str, recorded: str) -> str:
-    try:
-        found = hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFound(f"predictions={path!r}: there is no such file; give a results file such as COCO's.") from error
-    except OSError as error:
-        raise BadInput(f"predictions={path!r}: cannot be read ({error.strerror}); give a JSON file.") from error
-    if recorded and found != recorded:
-        raise BadInput(
-            f"predictions={path!r} has changed since the trial was recorded: its hash is {found[:12]}…, not "
-            f"{recorded[:12]}…; put the old file back, or evaluate it as a new run."
-        )
-    return found
+    return file_hash(path, recorded, field="predictions", otherwise="evaluate it as a new run")

@@ -20,7 +20,9 @@ _BATCH_BYTES = 8 << 20
 
 
 class Stored(Sequence[np.ndarray]):
-    """Rows of one shape in a memory-mapped file. A row is a read-only view of the file, not a copy."""
+    """Rows of one shape in a memory-mapped file. A row is a read-only view of the file, not a copy. So are several that
+    follow one another, as one array, unless they lie in two of the file's batches (8 MB each).
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -40,12 +42,23 @@ class Stored(Sequence[np.ndarray]):
     @overload
     def __getitem__(self, index: int) -> np.ndarray: ...
     @overload
-    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
+    def __getitem__(self, index: slice) -> np.ndarray: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return self._several(range(len(self))[index])
         chunk, row = divmod(range(len(self))[index], self._step)
         return self._chunks[chunk][row]
+
+    def _several(self, rows: range) -> np.ndarray:
+        if not rows or rows.step != 1:
+            kind = self.schema.field("row").type
+            return np.array([self[row] for row in rows], kind.value_type.to_pandas_dtype()).reshape(-1, *kind.shape)
+        parts, start = [], rows.start
+        while start < rows.stop:
+            chunk, row = divmod(start, self._step)
+            parts.append(self._chunks[chunk][row : row + rows.stop - start])
+            start += len(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def __reduce__(self) -> tuple[type["Stored"], tuple[str]]:
         # Another process maps the same file instead of being sent its content.

@@ -1,5 +1,7 @@
 import json
 import math
+import shutil
+from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from families import NoLibrary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu import Bleu
 
+from trainables.parts import glove, kept_vectors, references
 from trainables.parts.bert_scores import Tokens, check_bert_model, match, score_bert
 from trainables.parts.clip_scores import score_clip
 from trainables.parts.diversity import distinct, score_diversity, score_samples, self_bleus
@@ -20,6 +24,7 @@ from trainables.parts.glove import glove_hash, score_glove
 from trainables.parts.scenes import write_scenes
 from trainables.parts.scoring_fields import ASKED_BY, FURTHER, ScoringConfig
 from trainables.parts.sentences import check_sentence_model, score_similarity
+from vltune.cache import Stored
 from vltune.contract import Scores
 from vltune.errors import BadInput, NotFound
 from vltune.statistics import resample
@@ -57,7 +62,7 @@ def test_similarity_is_that_of_sentence_transformers() -> None:
 
 
 def test_references_are_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainables.parts import kept_vectors, text_models
+    from trainables.parts import text_models
 
     read: list[str] = []
     encode = text_models.TextModel.encode
@@ -67,26 +72,118 @@ def test_references_are_embedded_once(tmp_path: Path, monkeypatch: pytest.Monkey
         return encode(self, texts, **named)
 
     monkeypatch.setattr(text_models.TextModel, "encode", counted)
+    monkeypatch.setattr(kept_vectors, "_KEPT", OrderedDict())
     first = minilm(CAPTIONS, REFERENCES, cache=str(tmp_path))
     assert len(read) == len(CAPTIONS) + sum(map(len, REFERENCES))
     read.clear()
     assert minilm(CAPTIONS, REFERENCES, cache=str(tmp_path)) == first
-    kept_vectors._KEPT.clear()  # as in another process
-    assert minilm(CAPTIONS, REFERENCES, cache=str(tmp_path)) == first
-    assert read == [*CAPTIONS, *CAPTIONS]
+    assert read == CAPTIONS
+    assert not kept_vectors._KEPT, "they lie on disk"
+    assert minilm(CAPTIONS, REFERENCES) == minilm(CAPTIONS, REFERENCES)
+    assert read == [*CAPTIONS, *(text for texts in REFERENCES for text in texts), *CAPTIONS, *CAPTIONS]
     others = [("something else",), *REFERENCES[1:]]
     assert minilm(CAPTIONS, others, cache=str(tmp_path)).records[0] != first.records[0]
 
 
-def test_a_model_that_pools_otherwise_is_refused(tmp_path: Path) -> None:
+def saved(folder: Path, pooling: dict[str, Any] | None, *more: str, version: int = 6, **settings: Any) -> Path:
+    """What sentence-transformers writes beside an encoder: as up to version 5, or as from version 6 on."""
+    old = {name: f"models.{name}" for name in ("Transformer", "Pooling", "Normalize", "Dense")}
+    new = {
+        "Transformer": "base.modules.transformer.Transformer",
+        "Pooling": "sentence_transformer.modules.pooling.Pooling",
+        "Normalize": "base.modules.normalize.Normalize",
+        "Dense": "base.modules.dense.Dense",
+    }
+    kinds, paths = (
+        ("Transformer", "Pooling", *more),
+        ("", "1_Pooling", *(f"{i}_{kind}" for i, kind in enumerate(more, 2))),
+    )
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{(new if version > 5 else old)[kind]}"}
+        for i, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    if pooling is not None:
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
+
+
+NEW = {"embedding_dimension": 16, "pooling_mode": "mean", "include_prompt": True}
+OLD = {
+    "word_embedding_dimension": 16,
+    "pooling_mode_cls_token": False,
+    "pooling_mode_mean_tokens": True,
+    "pooling_mode_max_tokens": False,
+    "pooling_mode_mean_sqrt_len_tokens": False,
+}
+CLS = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+
+
+def test_sentence_models_that_pool_by_the_mean_are_taken(tmp_path: Path) -> None:
     folder = bert(tmp_path / "bert")
-    check_sentence_model(folder)
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": False}))
-    with pytest.raises(BadInput, match="otherwise than by the mean"):
+    check_sentence_model(folder)  # an encoder alone
+    check_sentence_model(saved(folder, OLD, version=5))
+    check_sentence_model(saved(folder, OLD, "Normalize", version=5))
+    check_sentence_model(saved(folder, NEW))
+    no_prompt = {"prompts": {"query": "", "document": ""}, "default_prompt_name": None}
+    check_sentence_model(saved(folder, NEW | {"pooling_mode": ["mean"]}, "Normalize", **no_prompt))
+    check_sentence_model(saved(folder, NEW, prompts={"query": "find: "}, default_prompt_name=None))
+
+
+@pytest.mark.parametrize(
+    ("pooling", "more", "settings", "reason"),
+    [
+        (NEW | {"pooling_mode": "cls"}, (), {}, r"by the pooling cls; take"),
+        (NEW | {"pooling_mode": ["cls", "mean"]}, (), {}, r"by the pooling cls \+ mean; take"),
+        (OLD | CLS, (), {}, "by the pooling cls_token; take"),
+        (OLD | {"pooling_mode_max_tokens": True}, (), {}, r"by the pooling mean \+ max; take"),
+        (OLD | {"pooling_mode_mean_tokens": False}, (), {}, "by the pooling none; take"),
+        (NEW, ("Dense", "Normalize"), {}, "by Transformer, Pooling, Dense, Normalize; take"),
+        (OLD, ("Dense",), {"version": 5}, "by Transformer, Pooling, Dense; take"),
+        (NEW, (), {"prompts": {"q": "query: "}, "default_prompt_name": "q"}, "behind the prompt 'query: '; take"),
+        ({"pooling_mode": None}, (), {}, r"cannot be read \(TypeError"),
+        (None, (), {}, r"1_Pooling/config.json"),
+    ],
+)
+def test_a_model_that_reads_otherwise_is_refused(
+    tiny_bert: Path, tmp_path: Path, pooling: Any, more: Any, settings: Any, reason: str
+) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(tiny_bert, folder)
+    with pytest.raises(BadInput, match=reason) as caught:
+        check_sentence_model(saved(folder, pooling, *more, **settings))
+    assert "\n" not in str(caught.value)
+
+
+def test_modules_of_others_and_other_models_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(tiny_bert, folder)
+    listing = saved(folder, NEW) / "modules.json"
+    listing.write_text(listing.read_text().replace("sentence_transformers.sentence_transformer", "somebody"))
+    with pytest.raises(BadInput, match="otherwise than by the mean over tokens: by Transformer, Pooling"):
+        check_sentence_model(folder)
+    listing.write_text("[1]")
+    with pytest.raises(BadInput, match="cannot be read"):
+        check_sentence_model(folder)
+    listing.unlink()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(OLD | CLS))
+    with pytest.raises(BadInput, match="by the pooling cls_token"):
         check_sentence_model(folder)
     with pytest.raises(BadInput, match=r"sentence_model=.*no encoder of texts"):
         check_sentence_model(tiny_models.clip(tmp_path / "clip"))
+
+
+@pytest.mark.parametrize("lower_case", [False, True])
+def test_sentences_are_put_into_lower_case_where_the_model_asks_for_it(
+    tiny_bert: Path, tmp_path: Path, lower_case: bool
+) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(tiny_bert, folder)
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32, "do_lower_case": lower_case}))
+    found = score_similarity(["A RED DOG"], [("a red dog",)], model=str(folder), model_hash="", cache="")
+    assert (found.metrics["similarity"] == pytest.approx(1, abs=1e-6)) == lower_case
 
 
 # -- GloVe
@@ -97,7 +194,7 @@ def test_glove_by_hand(tmp_path: Path) -> None:
     file.write_text("the 0 0\ndog 1 0\ncat 0 1\nruns 3 4\n. . . 7 7\n")
     captions = ["The dog runs!", "cat zebra", "zebra", "dog cat"]
     references = [("dog",), ("dog cat", "cat"), ("dog",), ("the the",)]
-    found = score_glove(captions, references, file=str(file), recorded="")
+    found = score_glove(captions, references, file=str(file), recorded="", cache="")
     first = ((0 + 1 + 3) / 3, (0 + 0 + 4) / 3)  # "the" is known, and of length 0
     assert [r["glove_similarity"] for r in found.records] == pytest.approx(
         [first[0] / math.hypot(*first), (math.sqrt(0.5) + 1) / 2, 0.0, 0.0]
@@ -120,7 +217,42 @@ def test_a_broken_glove_file_is_one_line(tmp_path: Path, text: str, reason: str)
     file = tmp_path / "glove.txt"
     file.write_text(text)
     with pytest.raises(BadInput, match=reason):
-        score_glove(["a dog"], [("the dog",)], file=str(file), recorded="")
+        score_glove(["a dog"], [("the dog",)], file=str(file), recorded="", cache="")
+    with pytest.raises(BadInput, match=reason):  # before anything is trained, whatever words captions have
+        glove_hash(str(file))
+
+
+def test_a_glove_file_is_looked_at_to_its_end_before_anything_is_trained(tmp_path: Path) -> None:
+    file = tmp_path / "glove.txt"
+    lines = [f"word{number} {number} -1.5e-3" for number in range(1000)]
+    file.write_text("\n".join(lines) + "\n")
+    asked = {"further_metrics": "glove", "glove_file": str(file)}
+    assert len(ScoringConfig(**asked).find_sources(NoLibrary()).glove_file_hash) == 64
+    for broken, reason in (("zebra 1", r"glove.txt':1001: has 1 numbers, not 2"), ("zebra 1 2,5", "line of 'zebra'")):
+        file.write_text("\n".join([*lines, broken]))
+        with pytest.raises(BadInput, match=reason) as caught:
+            ScoringConfig(**asked).find_sources(NoLibrary())
+        assert "\n" not in str(caught.value)
+
+
+def test_references_of_glove_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither tokenised nor looked up again, in this process or in another one that shares the cache."""
+    file = tmp_path / "glove.txt"
+    file.write_text("dog 1 0\ncat 0 1\nruns 3 4\nman 1 1\n")
+    captions, texts = ["dog runs", "cat"], [("man", "dog"), ("cat man",)]
+    named: dict[str, Any] = {"file": str(file), "recorded": "", "cache": str(tmp_path / "cache")}
+    monkeypatch.setattr(references, "_HELD", {})
+    first = score_glove(captions, texts, **named)
+    assert [r["glove_similarity"] for r in first.records] == pytest.approx([(1 + math.sqrt(0.5)) / 2, 2 / math.sqrt(5)])
+    tokenised, looked_up, read = [], [], glove._vectors
+    monkeypatch.setattr(references, "_HELD", {})  # as in another process
+    monkeypatch.setattr(references, "ptb_tokenize", tokenised.append)
+    monkeypatch.setattr(glove, "_vectors", lambda path, words: (looked_up.append(words), read(path, words))[1])
+    assert score_glove(captions, texts, **named) == first
+    assert tokenised == []
+    assert looked_up == [{"dog", "runs", "cat"}]
+    file.write_text("dog 1 0\ncat 0 1\nruns 3 4\nman 0 19\n")  # other vectors
+    assert score_glove(captions, texts, **named) != first
 
 
 def test_another_glove_file_than_was_recorded_is_refused(tmp_path: Path) -> None:
@@ -197,6 +329,20 @@ def test_bert_score_against_the_formula(tiny_bert: Path, tmp_path: Path) -> None
         found = berts(tiny_bert, CAPTIONS, REFERENCES, cache=str(tmp_path))
         assert [list(found[i].values()) for i in (0, 2)] == [pytest.approx(w.tolist(), abs=1e-5) for w in wanted]
         assert list(found[1].values()) == [0, 0, 0], "an empty caption"
+
+
+def test_bert_score_reads_kept_vectors_a_reference_at_a_time(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vltune.cache._BATCH_BYTES", 7 * 16 * 4)  # references begin and end anywhere in a batch
+    alone = berts(tiny_bert, CAPTIONS, REFERENCES)
+    assert berts(tiny_bert, CAPTIONS, REFERENCES, cache=str(tmp_path)) == alone
+    asked, read = [], Stored.__getitem__
+    monkeypatch.setattr(Stored, "__getitem__", lambda table, rows: (asked.append(rows), read(table, rows))[1])
+    assert berts(tiny_bert, CAPTIONS, REFERENCES, cache=str(tmp_path)) == alone
+    lengths = [rows.stop - rows.start for rows in asked if isinstance(rows, slice)]
+    assert len(lengths) == sum(map(len, REFERENCES))
+    assert max(lengths) < 32
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,5 +1,4 @@
 import json
-import socket
 import stat
 import sys
 import zipfile
@@ -7,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from trainables.parts import java
+from trainables.parts import java, spice
 from trainables.parts.java import peer_file
 from trainables.parts.spice import score_spice
 from trainables.parts.spice_files import spice_hash
 from vltune.errors import BadInput, NotFound, TrainingFailure
 
 PROGRAM = """
-import json, sys, time
+import json, os, sys, time
 arguments = sys.argv[1:]
 json.dump(arguments, open({log!r}, "w"))
 asked = json.load(open(arguments[arguments.index("edu.anu.spice.SpiceScorer") + 1]))
@@ -76,43 +75,62 @@ def test_scores_of_the_whole_and_of_each(program, folder):
     assert not Path(arguments[arguments.index("-out") + 1]).parent.exists()
 
 
-def test_parses_are_kept_where_a_folder_is_given(program, folder, tmp_path, monkeypatch):
+def test_parses_are_kept_where_a_folder_is_given(program, folder, tmp_path):
     log = program()
     score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache"))
     arguments = json.loads(log.read_text())
-    parses = Path(arguments[arguments.index("-cache") + 1])
-    assert parses.is_dir()
-    assert parses.is_relative_to(tmp_path / "cache" / "spice")
-    # two machines do not share them
-    monkeypatch.setattr(socket, "gethostname", lambda: "another/machine")
-    score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache"))
-    arguments = json.loads(log.read_text())
-    others = Path(arguments[arguments.index("-cache") + 1])
-    assert others.is_dir()
-    assert (others.parent, others.name) == (parses.parent, "another%2Fmachine")
+    (kept,) = (tmp_path / "cache").glob("spice-*")
+    assert arguments[arguments.index("-cache") + 1] == str(kept)
+    assert kept.is_dir()
 
 
-def test_damaged_parses_are_put_away(program, folder, tmp_path):
-    log = program()
-    expected = score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache"))
-    arguments = json.loads(log.read_text())
-    parses = Path(arguments[arguments.index("-cache") + 1])
-    (parses / "data.mdb").write_text("damaged")
-    damaged = "import os; '-cache' in arguments and os.listdir(arguments[-1]) and sys.exit('MDB_CORRUPTED')"
-    program(damaged)
-    assert score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache")) == expected
-    assert not parses.exists()
-    program("sys.exit('no memory')")
-    with pytest.raises(TrainingFailure, match="no memory"):
+def test_each_machine_keeps_its_own_parses(program, folder, tmp_path, monkeypatch):
+    """LMDB must not be shared over a network, and the cache may lie in a folder that is."""
+    log, places = program(), []
+    for host in ("node-1.cluster", "node-2.cluster", "node/3"):
+        monkeypatch.setattr(spice.socket, "gethostname", lambda host=host: host)
         score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache"))
-    assert parses.exists(), "they were not to blame"
+        arguments = json.loads(log.read_text())
+        places.append(arguments[arguments.index("-cache") + 1])
+    assert [Path(place).name for place in places] == ["spice-node-1.cluster", "spice-node-2.cluster", "spice-node_3"]
+    assert {Path(place).parent for place in places} == {tmp_path / "cache"}
 
 
-def test_a_folder_below_home(program, folder, tmp_path, monkeypatch):
+BROKEN = """
+if "-cache" in arguments and os.listdir(arguments[arguments.index("-cache") + 1]):
+    {failure}
+"""
+
+
+@pytest.mark.parametrize("failure", ["sys.exit('org.fusesource.lmdbjni.LMDBException: MDB_CORRUPTED')", "del rows[0]"])
+def test_parses_that_it_fails_with_are_set_aside(program, folder, tmp_path, failure):
     program()
-    monkeypatch.setenv("HOME", str(tmp_path))
+    cache = str(tmp_path / "cache")
+    expected = score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=cache)
+    (kept,) = (tmp_path / "cache").glob("spice-*")
+    program(BROKEN.format(failure=failure))
+    for content in ("torn", "torn again"):
+        (kept / "data.mdb").write_text(content)
+        assert score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=cache) == expected
+        assert not kept.exists()
+        assert (tmp_path / "cache" / f"bad-{kept.name}" / "data.mdb").read_text() == content
+        assert score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=cache) == expected
+        assert kept.is_dir()
+
+
+def test_parses_stay_where_they_are_not_at_fault(program, folder, tmp_path):
+    program("sys.exit('Exception: what')")
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(TrainingFailure, match="Exception: what"):
+        score_spice(CAPTIONS, REFERENCES, folder=str(folder), cache=str(tmp_path / "cache"))
+    assert [path.name[:6] for path in (tmp_path / "cache").iterdir() if path.is_dir()] == ["spice-"]
+
+
+def test_a_folder_below_home_is_found(program, folder, monkeypatch):
+    program()
+    monkeypatch.setenv("HOME", str(folder.parent))
     assert score_spice(CAPTIONS, REFERENCES, folder="~/jars").metrics == {"spice": 0.5}
-    assert len(spice_hash("~/jars")) == 64
+    assert spice_hash("~/jars") == spice_hash(str(folder))
 
 
 def test_what_is_missing_is_said_in_one_line(folder, tmp_path):

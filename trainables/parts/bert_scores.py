@@ -154,8 +154,8 @@ def _kept(encoder: TextModel, texts: Sequence[str], layer: int, *, key: str, cac
         cache=cache,
         build=lambda: np.concatenate([tokens.vectors for tokens in _encoded(encoder, texts, layer)]),
     )
-    parts = np.split(table, np.cumsum(lengths)[:-1])
-    return [Tokens(part, mask) for part, mask in zip(parts, masks, strict=True)]
+    ends = np.cumsum(lengths).tolist()
+    return [Tokens(table[start:end], mask) for start, end, mask in zip([0, *ends], ends, masks, strict=False)]
 
 
 def _given(encoder: TextModel, texts: Sequence[str]) -> list[str]:

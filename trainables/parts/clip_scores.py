@@ -105,7 +105,7 @@ def _pictures(
         return np.concatenate(parts)
 
     name = f"clip-pictures-{fingerprint([key, data_hash or _contents(paths), list(ids)])}"
-    return kept_vectors(name, rows=len(paths), width=embedder.width, cache=cache, build=build)
+    return kept_vectors(name, rows=len(paths), width=embedder.width, cache=cache, build=build)[:]
 
 
 def _working(embedder: HubEmbedder) -> HubEmbedder:

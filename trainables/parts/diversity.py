@@ -99,8 +99,9 @@ def self_bleus(texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " texts"]:
     nearest = np.array(_nearest(lengths), np.float64)
     words = np.array(lengths, np.float64)
     orders = range(1, ORDERS + 1)
-    matched = [np.array(_matched([Counter(_grams(text, n)) for text in texts]), np.float64) for n in orders]
-    return bleu_formula(matched, [np.maximum(0.0, words - n + 1) for n in orders], words, nearest)[-1]
+    matched = [np.array(_matched([Counter(_grams(text, order)) for text in texts]), np.float64) for order in orders]
+    possible = [np.maximum(0.0, words - order + 1) for order in orders]
+    return bleu_formula(matched, possible, words, nearest)[-1]
 
 
 def _grams(words: Sequence[str], order: int) -> list[tuple[str, ...]]:

@@ -19,8 +19,9 @@ from torchvision.models import WeightsEnum
 from trainables.parts.autoencoder import AUTOENCODER_WIDTHS, autoencoder_layers
 from trainables.parts.encoder_weights import HEAD, load_encoder_weights
 from trainables.parts.imagenet import imagenet_file
+from trainables.parts.recorded_files import known_sha256, refuse_changed
 from trainables.parts.vision_transformer import vision_transformer
-from vltune.checkpoints import read_foreign_weights, sha256
+from vltune.checkpoints import read_foreign_weights
 from vltune.errors import BadInput, NotFound, lookup
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -292,21 +293,11 @@ def weights_file(name: str, weights: str, *, weights_hash: str = "") -> tuple[Pa
     file, prefix = _weights_file(name, weights)
     if file is None:
         return None, ""
-    status = file.stat()
-    found = _sha256(file.absolute(), status.st_size, status.st_mtime_ns)
+    found = known_sha256(file)
     if not found.startswith(prefix):
         raise BadInput(f"{file} has SHA-256 {found[:12]}…, expected {prefix}…; remove it and fetch it again.")
-    if weights_hash and found != weights_hash:
-        raise BadInput(
-            f"{file} has changed since the trial was recorded: its SHA-256 is {found[:12]}…, not "
-            f"{weights_hash[:12]}…; put the old file back, or train a new trial."
-        )
+    refuse_changed(str(file), found, weights_hash)
     return file, found
-
-
-@functools.cache
-def _sha256(file: Path, size: int, changed: int) -> str:  # noqa: ARG001 - a file with others is another one
-    return sha256(file)
 
 
 def _weights_file(name: str, weights: str) -> tuple[Path | None, str]:

@@ -48,8 +48,8 @@ def similarity(given: Captioned) -> Scores:
 
 def glove(given: Captioned) -> Scores:
     """Cosines of mean word vectors."""
-    config = given.config
-    return score_glove(given.captions, given.references, file=config.glove_file, recorded=config.glove_file_hash)
+    file = {"file": given.config.glove_file, "recorded": given.config.glove_file_hash}
+    return score_glove(given.captions, given.references, **file, cache=given.cache)
 
 
 def bert_score(given: Captioned) -> Scores:

@@ -1,6 +1,5 @@
 """Foreign models by name or folder: where their files are, and what they hold."""
 
-import functools
 import hashlib
 import json
 import re
@@ -12,7 +11,8 @@ from typing import Any
 
 import torch
 
-from vltune.checkpoints import sha256, tensor_shapes
+from trainables.parts.recorded_files import known_sha256, refuse_changed
+from vltune.checkpoints import tensor_shapes
 from vltune.errors import BadInput, NotFound
 
 CONFIG = "config.json"
@@ -62,7 +62,10 @@ def hub_hash(folder: Path) -> str:
     files = sorted(
         {file for pattern in ("*.json", "*.txt", "*.model", "*.safetensors") for file in folder.glob(pattern)}
     )
-    return _hash(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {known_sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def hub_source(name_or_folder: str, recorded: str, *, field: str) -> tuple[Path, str]:
@@ -82,11 +85,7 @@ def hub_source(name_or_folder: str, recorded: str, *, field: str) -> tuple[Path,
     except BadInput as error:  # it begins with the name
         raise type(error)(f"{field}={error}") from error
     found = hub_hash(folder)
-    if recorded and found != recorded:
-        raise BadInput(
-            f"{field}={name_or_folder!r} has changed since the trial was recorded: its hash is {found[:12]}…, not "
-            f"{recorded[:12]}…; put the old files back, or train a new trial."
-        )
+    refuse_changed(f"{field}={name_or_folder!r}", found, recorded)
     return folder, found
 
 
@@ -181,14 +180,6 @@ def _quiet() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().split("\n")), "")[:160] or type(error).__name__
-
-
-@functools.cache
-def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for file, *_ in files:  # size and time are in the cache's key: a file with others is another one
-        digest.update(f"{file.name} {sha256(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def _checked(folder: Path, given: str) -> Path:

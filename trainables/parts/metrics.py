@@ -128,15 +128,14 @@ def _bleu(
 
 
 def bleu_formula(matched: Sequence, possible: Sequence, words: Any, nearest: Any) -> list[np.ndarray]:
-    """BLEU of each order, the same for single texts and for the sums over all.
+    """BLEU-1, BLEU-2, … of each text, or of sums over some; the small numbers are pycocoevalcap's guard against zero.
 
     Args:
-        matched: for each order, the n-grams that references have too.
+        matched: for each order, n-grams that stand in a reference too.
         possible: for each order, all n-grams.
         words: of the text.
         nearest: words of the reference that is nearest in length.
     """
-    # the small numbers are pycocoevalcap's guard against zero
     ratio = (words + 1e-15) / (nearest + 1e-9)
     brevity = np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
     product, result = 1.0, []

@@ -3,14 +3,15 @@
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from trainables.parts.java import peer_file, run_java
 from trainables.parts.ptb import ptb_tokenize
@@ -39,8 +40,9 @@ def score_spice(
 
     Args:
         folder: where the jars lie; empty: beside pycocoevalcap's only.
-        cache: folder where the references' tokens and parses are kept; empty: parsed at each call.
-        timeout: seconds after which the program is killed.
+        cache: folder where the references' tokens and parses are kept; empty: parsed at each call. Parses that the
+            program fails with are set aside, and it is run once more without any.
+        timeout: seconds after which a run of the program is killed.
 
     Raises:
         BadInput: no pictures, or a picture without references.
@@ -56,30 +58,35 @@ def score_spice(
     with tempfile.TemporaryDirectory(prefix="vltune-spice-") as place:
         given, told = Path(place, "captions.json"), Path(place, "scores.json")
         given.write_text(json.dumps(asked), encoding="utf-8")
-        # its libraries unpack themselves into the temporary folder
-        arguments = [f"-Djava.io.tmpdir={place}", *call, given, "-out", told, "-silent"]
-        _run(arguments, timeout=timeout, parses=_parses(cache) if cache else None)
-        scores = _read(told, pictures=len(captions))
+
+        def run(*kept: str | Path) -> list[float]:
+            told.unlink(missing_ok=True)
+            # its libraries unpack themselves into the temporary folder
+            arguments = [f"-Djava.io.tmpdir={place}", *call, given, "-out", told, *kept, "-silent"]
+            run_java(arguments, what="SPICE", timeout=timeout)
+            return _read(told, pictures=len(captions))
+
+        scores = _with_parses(run, _parses(cache)) if cache else run()
     return Scores({"spice": math.fsum(scores) / len(scores)}, [{"spice": score} for score in scores])
 
 
 def _parses(cache: str) -> Path:
-    """Where this machine keeps parses. They lie in LMDB, which machines must not share through a network's disk."""
-    folder = Path(cache, "spice", quote(socket.gethostname(), safe=""))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Where parses are kept: each machine has its own, since the program's LMDB must not be shared over a network."""
+    return Path(cache, f"spice-{re.sub(r'[^A-Za-z0-9.-]', '_', socket.gethostname())}")
 
 
-def _run(arguments: Sequence[str | Path], *, timeout: float, parses: Path | None) -> None:
-    """Runs the program; if it works only without the parses that were kept, these are damaged and are put away."""
-    if parses is None:
-        run_java(arguments, what="SPICE", timeout=timeout)
-        return
+def _with_parses(run: Callable[..., list[float]], parses: Path) -> list[float]:
+    """What a run with kept parses gives; what fails with them alone is the fault of the parses."""
     try:
-        run_java([*arguments, "-cache", parses], what="SPICE", timeout=timeout)
-    except TrainingFailure:
-        run_java(arguments, what="SPICE", timeout=timeout)
-        shutil.rmtree(parses, ignore_errors=True)
+        parses.mkdir(parents=True, exist_ok=True)
+        return run("-cache", parses)
+    except (OSError, TrainingFailure):
+        scores = run()
+    aside = parses.with_name(f"bad-{parses.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):  # another process has already done so
+        parses.rename(aside)
+    return scores
 
 
 def spice_call(folder: str) -> list[str | Path]:
@@ -88,11 +95,10 @@ def spice_call(folder: str) -> list[str | Path]:
     Raises:
         NotFound: a folder or a jar is missing.
     """
-    own = peer_file("spice", "lib")
-    folder = folder and str(Path(folder).expanduser())
-    if folder and not Path(folder).is_dir():
+    own, given = peer_file("spice", "lib"), Path(folder).expanduser()
+    if folder and not given.is_dir():
         raise NotFound(f"{folder}: there is no such folder, where the jars that SPICE needs should lie.")
-    places = [Path(folder), own] if folder else [own]
+    places = [given, own] if folder else [own]
     jars = [jar for place in places for jar in sorted(place.glob("*.jar"))]
     names = {jar.name for jar in jars}
     missing = [name for name in _MODELS if name not in names]

@@ -1,13 +1,13 @@
 """Training text without pictures: a file with a caption on each line."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trainables.parts.annotations import Cleaner, read_lines
 from trainables.parts.layouts import comma_line
-from vltune.errors import BadInput, NotFound
+from trainables.parts.recorded_files import file_hash
+from vltune.errors import BadInput
 
 _HEAD = re.compile(r"image(_name)?\s*,\s*caption", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
@@ -52,18 +52,7 @@ def text_file_hash(path: str, recorded: str = "") -> str:
         NotFound: there is no such file.
         BadInput: it cannot be read, or has changed.
     """
-    try:
-        content = hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFound(f"text_file={path!r}: there is no such file; check the path.") from error
-    except OSError as error:
-        raise BadInput(f"text_file={path!r}: cannot be read ({error.strerror}); give a text file.") from error
-    if recorded and content != recorded:
-        raise BadInput(
-            f"text_file={path!r} has changed since the trial was recorded: its hash is {content[:12]}…, not "
-            f"{recorded[:12]}…; put the old file back, or train a new trial."
-        )
-    return content
+    return file_hash(path, recorded, field="text_file")
 
 
 def without_known(texts: Sequence[str], known: Iterable[str]) -> list[str]:

@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from trainables.parts.annotations import read_json
 from trainables.parts.hub import CONFIG, hub_hash, load_foreign, outline_foreign
 from vltune.errors import BadInput
 
 _AT_ONCE = 64
 _LONGEST = 512
-_LIMITS = ("sentence_bert_config.json", "max_seq_length")
-"""Where sentence models say how many tokens they read."""
+_SENTENCES = "sentence_bert_config.json"
+"""Where sentence models say how many tokens they read, and whether in lower case."""
 _UNUSED = ("pooler.",)
 
 
@@ -51,7 +52,11 @@ class TextModel:
         self.model = load_foreign(transformers.AutoModel, folder, unused=_UNUSED).requires_grad_(requires_grad=False)
         self.kind, self.width = str(self.model.config.model_type), int(self.model.config.hidden_size)
         self.tokenizer = _tokenizer(folder, field)
-        self.max_tokens = _longest(folder, self.tokenizer, self.model.config)
+        file = folder / _SENTENCES
+        said = read_json(file) if file.is_file() else {}
+        self.max_tokens = _longest(said.get("max_seq_length"), self.tokenizer, self.model.config)
+        self.lower_case = bool(said.get("do_lower_case"))
+        """Whether sentences are to be put into lower case first, whatever the tokenizer does."""
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], *, layer: int = -1) -> Iterator[Encoded]:
@@ -136,10 +141,8 @@ def _tokenizer(folder: Path, field: str) -> Any:
     return found
 
 
-def _longest(folder: Path, tokenizer: Any, config: Any) -> int:
+def _longest(said: int | None, tokenizer: Any, config: Any) -> int:
     """Tokens of the longest text, special ones included."""
-    file, key = folder / _LIMITS[0], _LIMITS[1]
-    said = json.loads(file.read_text(encoding="utf-8")).get(key) if file.is_file() else None
     # RoBERTa counts its places from behind the padding's number.
     shift = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
     most = getattr(config, "max_position_embeddings", _LONGEST) - shift
