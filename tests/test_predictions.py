@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from trainables.parts.datasets import open_folder
 from trainables.predictions import PredictionsConfig, check_covered, read_predictions
@@ -26,7 +27,27 @@ def entries(*ids: Any, **further: Any) -> list[dict[str, Any]]:
 def test_pictures_are_known_by_numbers_and_by_names(tmp_path: Path) -> None:
     file = tmp_path / "theirs.json"
     file.write_text(json.dumps(entries(7, "test-0.jpg", extra=1)), encoding="utf-8-sig")
-    assert read_predictions(str(file), data()) == {"7": "a 7", "test-0.jpg": "a test-0.jpg"}
+    assert read_predictions(str(file), data()) == ({"7": "a 7", "test-0.jpg": "a test-0.jpg"}, [])
+
+
+def test_captions_come_out_clean_and_their_change_is_counted(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.json"
+    told = {
+        "test-0.jpg": "a dog\ud83d runs",
+        "test-1.jpg": " two\u2028lines\n",
+        "validation-0.jpg": "as it was",
+        "7": "",
+    }
+    file.write_text(json.dumps([{"image_id": i, "caption": text} for i, text in told.items()]))
+    found, notes = read_predictions(str(file), data())
+    assert found == {
+        "test-0.jpg": "a dog runs",
+        "test-1.jpg": "two lines",
+        "validation-0.jpg": "as it was",
+        "7": "",
+    }
+    assert len(notes) == 1
+    assert notes[0].startswith("2 of 4 captions of the file were cleaned")
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
@@ -155,6 +176,57 @@ def test_somebody_else_s_captions_become_a_row(
     assert say("--predictions", files["test"], "--data", flickr)[0] == 2
     assert main(["promote", "validation-of-people", "--storage", str(storage)]) == 2
     assert main(["compare", "validation-of-people", "--sort", "similarity", "--storage", str(storage)]) == 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data without splits, beside it a results file of two splits: captions of people, the first soiled."""
+    root = tmp_path_factory.mktemp("folder")
+    lines = ["image,caption"]
+    (root / "data" / "Images").mkdir(parents=True)
+    for i in range(30):
+        Image.new("RGB", (16, 16), (8 * i, 0, 0)).save(root / "data" / "Images" / f"{i:02}.png")
+        lines += [f"{i:02}.png,a picture of {word} in red" for word in (f"number{i}", "one thing", "some things")]
+    (root / "data" / "captions.txt").write_text("\n".join(lines))
+    opened = open_folder(str(root / "data"), picture_size=16, cache=str(root / "cache"))
+    for split in ("validation", "test"):
+        found = [{"image_id": s.id, "caption": s.captions[0]} for s in opened.splits[split]]
+        found[0]["caption"] += " \ud83d"
+        (root / f"{split}.json").write_text(json.dumps(found))
+    return root
+
+
+def test_the_test_split_is_shown_with_all_that_is_to_be_known(
+    say: Callable[..., tuple[int, str, str]], folder: Path
+) -> None:
+    words = ("--predictions", str(folder / "test.json"), "--data", str(folder / "data"), "--split", "test")
+    code, out, err = say(*words, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert [entry["value"] for entry in document["metrics"] if entry["metric"] == "bleu_1"] == [pytest.approx(1)]
+    notes = "\n".join(document["notes"])
+    assert "1 of 3 captions of the file were cleaned" in notes
+    assert "written elsewhere" in notes
+    assert "interval of cider: document frequencies stay" in notes
+    assert "data: split 80/10/10" in notes
+    assert notes in say(*words)[1]
+
+
+def test_what_is_set_twice_or_wrong_is_refused(
+    say: Callable[..., tuple[int, str, str]], folder: Path, tmp_path: Path
+) -> None:
+    words = ("--predictions", str(folder / "test.json"), "--data", str(folder / "data"))
+    for split in ("validation", "test"):
+        code, out, err = say(*words, "--split", split, "--set", "predictions=other.json")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "--set predictions=…" in err
+        code, out, err = say(*words, "--split", split, "--set", "objective=cidr")
+        assert (code, out, err.count("\n")) == (3, "", 1)  # as of every command that does not know a name
+        assert "unknown metric 'cidr'; did you mean 'cider'" in err
+        code, out, err = say(*words, "--split", split, "--set", "objective=meteor")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "say --set further_metrics=meteor" in err
+    assert not (tmp_path / "runs" / "theirs").exists()
 
 
 def test_the_command_says_what_it_lacks(say: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
