@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from trainables.parts.datasets import open_folder
-from trainables.predictions import PredictionsConfig, check_covered, read_predictions
+from trainables.predictions import Predictions, PredictionsConfig, check_covered, read_predictions
 from vltune.cli import main
 from vltune.contract import Data, Sample
 from vltune.errors import BadInput, NotFound
@@ -210,6 +210,15 @@ def test_the_test_split_is_shown_with_all_that_is_to_be_known(
     assert "interval of cider: document frequencies stay" in notes
     assert "data: split 80/10/10" in notes
     assert notes in say(*words)[1]
+
+
+def test_no_picture_is_kept_for_captions(folder: Path, tmp_path: Path) -> None:
+    opened = Predictions.load(PredictionsConfig(data=str(folder / "data")), str(tmp_path))
+    assert not [*tmp_path.glob("pictures-*")]
+    assert not any("decoded" in note for note in opened.notes)
+    picture = opened.splits["validation"][0].picture
+    assert picture is not None
+    assert picture.shape == (128, 128, 3)
 
 
 def test_what_is_set_twice_or_wrong_is_refused(

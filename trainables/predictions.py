@@ -86,8 +86,9 @@ class Predictions(Family):
 
     @classmethod
     def load(cls, config: PredictionsConfig, cache: str) -> Data:
-        """A folder of pictures with captions."""
-        return open_kept_folder(config.data, picture_size=_SHOWN_SIZE, cache=cache, allow_leakage=config.allow_leakage)
+        """A folder of pictures with captions. Only the few that a person sees are decoded, when they are shown."""
+        options = {"allow_leakage": config.allow_leakage, "max_cache_bytes": 0}
+        return open_kept_folder(config.data, picture_size=_SHOWN_SIZE, cache=cache, **options)
 
     @classmethod
     def prepare(cls, config: PredictionsConfig, data: Data) -> Assets:
