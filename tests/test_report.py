@@ -24,8 +24,9 @@ from vltune.ledger import Ledger
 from vltune.parameters import Parameter
 from vltune.promotion import promote, winner
 from vltune.report import Sources, write_report
+from vltune.report_answer import answer
 from vltune.report_space import range_words
-from vltune.summary import trial_folder, write_summary
+from vltune.summary import table, trial_folder, write_summary
 
 VOID = ("meta", "wbr", "img", "br", "use", "path", "circle")
 SOURCES = Sources(families={"captioning": Toy})
@@ -380,6 +381,17 @@ def test_captions_from_elsewhere_are_not_promoted(tmp_path: Path) -> None:
     heard: list[str] = []
     assert winner(ledger, ["toy", "models"], say=heard.append) == ("models", "models-000")
     assert heard == ["the run toy is left out: its captions were written elsewhere, so there is no model to promote."]
+
+
+@pytest.mark.parametrize("model", [True, False])
+def test_a_row_alone_is_compared_with_nothing(tmp_path: Path, model: bool) -> None:
+    ledger = fill(tmp_path, base_row="theirs", rows={"theirs": {}}, num_trials=1)
+    add(ledger, tmp_path, row="theirs", values=(0.4,), model=model)
+    shown = table(ledger, ["toy"], storage=tmp_path)
+    text = Reader(answer(gather(ledger, "toy", tmp_path, ended=True), shown, several=False)).text.replace("\u00a0", " ")
+    said = "“theirs” is the best: " if model else "“theirs”: captions that were made elsewhere, scored here: "
+    assert text.startswith(f"{said}cider 0.4000 (95 % interval [0.305, 0.495]).")
+    assert "base row" not in text
 
 
 def test_a_population_is_not_confirmed(tmp_path: Path) -> None:
