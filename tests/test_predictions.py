@@ -1,5 +1,6 @@
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,15 @@ import pytest
 from PIL import Image
 
 from trainables.parts.datasets import open_folder
-from trainables.predictions import Predictions, PredictionsConfig, check_covered, read_predictions
+from trainables.predictions import CAPTIONS, Predictions, PredictionsConfig, check_covered, read_predictions
 from vltune.cli import main
 from vltune.contract import Data, Sample
 from vltune.errors import BadInput, NotFound
-from vltune.ledger import Ledger
-from vltune.summary import rows_of, table
+from vltune.ledger import Ledger, SearchRecord
+from vltune.library import PromotedModels
+from vltune.runtime import LocalRuntime
+from vltune.summary import rows_of, table, trial_folder
+from vltune.train import Trial, fit
 
 
 def data() -> Data:
@@ -118,6 +122,22 @@ def test_what_captions_from_elsewhere_cannot_have(fields: dict[str, Any], reason
         PredictionsConfig(**fields)
 
 
+@pytest.mark.parametrize(
+    ("splits", "reason"),
+    [
+        (("validation", "test"), ""),
+        (("validation",), "no captions of the test split"),
+        (("validation", "some"), "no captions of 1 of 2 pictures of the test split"),
+    ],
+)
+def test_a_file_has_captions_of_a_split_or_says_so(splits: Sequence[str], reason: str) -> None:
+    known = {**data().splits, "some": data().splits["test"][:1]}
+    said = {sample.id: "a" for split in splits for sample in known[split]}
+    model = Predictions(PredictionsConfig(), {CAPTIONS: json.dumps(said)})
+    assert model.unable(known["test"], split="test") == reason
+    assert model.unable(known["validation"], split="validation") == ""
+
+
 # -- the command
 
 
@@ -129,6 +149,75 @@ def say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tup
         return code, out, err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data without splits, beside it a results file of two splits: captions of people, the first soiled."""
+    root = tmp_path_factory.mktemp("folder")
+    lines = ["image,caption"]
+    (root / "data" / "Images").mkdir(parents=True)
+    for i in range(30):
+        Image.new("RGB", (16, 16), (8 * i, 0, 0)).save(root / "data" / "Images" / f"{i:02}.png")
+        lines += [
+            f"{i:02}.png,a picture of {word} in red" for word in ("xy"[i % 2] * (i + 1), "one thing", "some things")
+        ]
+    (root / "data" / "captions.txt").write_text("\n".join(lines))
+    opened = open_folder(str(root / "data"), picture_size=16, cache=str(root / "cache"))
+    for split in ("validation", "test"):
+        found = [{"image_id": s.id, "caption": s.captions[0]} for s in opened.splits[split]]
+        found[0]["caption"] += " \ud83d"
+        (root / f"{split}.json").write_text(json.dumps(found))
+    return root
+
+
+def enter(storage: Path, name: str, file: Path, folder: Path) -> None:
+    """A run of one finished row, as the command leaves it behind, without MLflow."""
+    ledger, cache = Ledger.of(storage), str(storage / "cache")
+    given = PredictionsConfig(predictions=str(file), data=str(folder / "data"), objective="cider")
+    config = given.find_sources(PromotedModels(storage))
+    config = dataclasses.replace(config, data_hash=Predictions.load(config, cache).hash)
+    facts: dict[str, Any] = {"sampler": "tpe", "pruner": "none", "seed": 0, "pins": {}, "num_trials": 1}
+    facts |= {"search": "predictions", "space": "predictions", "source": "", "question": "", "family": "predictions"}
+    facts |= {"data": config.data, "data_hash": config.data_hash, "objective": "cider", "direction": "max"}
+    ledger.create_search(SearchRecord(name=name, metrics=Predictions.measures(config), columns=("cider",), **facts))
+    trial = ledger.add_trial(name, 0, row=name, config=config.fields(), searched=())
+    runtime = LocalRuntime(cache)
+    fit(Trial(trial.uid, Predictions, config, trial_folder(storage, trial)), runtime)
+    for report in runtime.reports:
+        ledger.record_epoch(trial.uid, report)
+    ledger.end_trial(trial.uid, "finished")
+
+
+def test_rows_without_captions_of_the_test_split_stand_beside_others(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has none is known before the split is read for anybody; nobody needs the files themselves."""
+    both, split = tmp_path / "both.json", tmp_path / "one.json"
+    of_split, of_test = (json.loads((folder / f"{name}.json").read_text()) for name in ("validation", "test"))
+    both.write_text(json.dumps(of_split + of_test))
+    split.write_text(json.dumps(of_split))
+    monkeypatch.setattr(Predictions, "illustrate", lambda *_: ())  # drawing takes longer than all else
+    for name, file in (("both", both), ("one", split)):
+        enter(tmp_path, name, file, folder)
+        file.unlink()
+    happened: list[str] = []
+
+    def watched(name: str, method: Any) -> Any:
+        return lambda self, *given, **named: happened.append(name) or method(self, *given, **named)
+
+    for name in ("unable", "score"):
+        monkeypatch.setattr(Predictions, name, watched(name, getattr(Predictions, name)))
+    assert main(["compare", "both", "one", "--with-test", "--json", "--storage", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert happened == ["unable", "unable", "score"]
+    rows = {row["name"]: row for row in json.loads(out)["rows"]}
+    assert rows["both"]["test_cider"] > 0
+    assert rows["one"]["test_cider"] is None
+    assert rows["one"]["cider"] == rows["both"]["cider"]
+    assert "no captions of the test split" in rows["one"]["remark"]
+    assert "no captions" not in rows["both"]["remark"]
+    assert "test split: both (1 of 1)" in err
 
 
 @pytest.mark.integration
@@ -176,24 +265,6 @@ def test_somebody_else_s_captions_become_a_row(
     assert say("--predictions", files["test"], "--data", flickr)[0] == 2
     assert main(["promote", "validation-of-people", "--storage", str(storage)]) == 2
     assert main(["compare", "validation-of-people", "--sort", "similarity", "--storage", str(storage)]) == 2
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of data without splits, beside it a results file of two splits: captions of people, the first soiled."""
-    root = tmp_path_factory.mktemp("folder")
-    lines = ["image,caption"]
-    (root / "data" / "Images").mkdir(parents=True)
-    for i in range(30):
-        Image.new("RGB", (16, 16), (8 * i, 0, 0)).save(root / "data" / "Images" / f"{i:02}.png")
-        lines += [f"{i:02}.png,a picture of {word} in red" for word in (f"number{i}", "one thing", "some things")]
-    (root / "data" / "captions.txt").write_text("\n".join(lines))
-    opened = open_folder(str(root / "data"), picture_size=16, cache=str(root / "cache"))
-    for split in ("validation", "test"):
-        found = [{"image_id": s.id, "caption": s.captions[0]} for s in opened.splits[split]]
-        found[0]["caption"] += " \ud83d"
-        (root / f"{split}.json").write_text(json.dumps(found))
-    return root
 
 
 def test_the_test_split_is_shown_with_all_that_is_to_be_known(

@@ -62,7 +62,9 @@ class PredictionsConfig(ScoringConfig):
     def find_sources(self, library: Library) -> "PredictionsConfig":
         """The same, with the hash of the file."""
         found: Any = super().find_sources(library)
-        return dataclasses.replace(found, predictions_hash=_file_hash(self.predictions, self.predictions_hash))
+        if self.predictions_hash:  # its captions may lie with a run, which needs the file no more
+            return found
+        return dataclasses.replace(found, predictions_hash=_file_hash(self.predictions, ""))
 
 
 class Predictions(Family):
@@ -146,6 +148,12 @@ class Predictions(Family):
     def illustrate(self, samples: Sequence[Sample], records: Sequence[Record]) -> list[Drawing]:
         """Good and bad captions."""
         return caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics)
+
+    def unable(self, samples: Sequence[Sample], *, split: str) -> str:
+        """Whether the file lacks captions of a split: mostly it has those of one alone."""
+        missing = sum(sample.id not in self.captions for sample in samples)
+        some = f"{missing} of {len(samples)} pictures of " if missing < len(samples) else ""
+        return f"no captions of {some}the {split} split" if missing else ""
 
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """There is no model that could look at pictures."""
