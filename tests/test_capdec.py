@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 from trainables.capdec import OFFSET, PICTURES, Capdec, CapdecConfig
 from trainables.parts.caption_fields import TOKENIZER
 from trainables.parts.decoders import DECODERS
+from trainables.parts.decoding_fields import DecodingConfig, Way, decoding_uniforms
 from trainables.parts.noise import NOISES, cosine_directed
 from trainables.parts.text import CaptionTokenizer
 from vltune.checkpoints import seal
@@ -262,6 +263,18 @@ def test_records_do_not_depend_on_the_batch(decoding: str, noise: str) -> None:
 
 
 @torch.no_grad()
+def test_a_picture_is_embedded_once_however_often_it_is_captioned() -> None:
+    model, shown = make(gap=0.5).eval(), pictures()
+    batch, seen = model.collate(shown, None), heard(model)
+    drawing = DecodingConfig(decoding="sample", max_tokens=8, temperature=2.0)
+    ways = [Way(DecodingConfig(max_tokens=6), None)]
+    ways += [Way(drawing, decoding_uniforms(drawing, batch["ids"], purpose=text)) for text in "abc"]
+    together = model.caption(batch, ways)
+    assert len(seen) == 1
+    assert together == [model.caption(batch, [way])[0] for way in ways]
+    assert len({*map(tuple, together)}) == 4
+
+
 def test_pictures_without_captions_get_a_caption_and_nothing_else(tmp_path: Path) -> None:
     model = make().eval()
     expected = [r["caption"] for r in model.predict(model.collate(pictures(3), None))]

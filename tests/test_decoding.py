@@ -12,6 +12,7 @@ from trainables import pretrained
 from trainables.captioning import Captioning
 from trainables.decoding import Decoding, DecodingTrialConfig
 from trainables.parts import vision_language
+from trainables.parts.decoding_fields import DecodingConfig, Way, decoding_uniforms
 from trainables.parts.scenes import write_scenes
 from trainables.pretrained import Pretrained, PretrainedConfig
 from vltune import checkpoints
@@ -201,7 +202,39 @@ def test_a_foreign_captioner_looks_at_each_picture_once_for_all_trials(
         # Single ones are looked at again: to tell how much room all need, and how long one takes alone.
         assert [count for count in shown if count > 1] == ([len(split)] if number == 0 else [])
         own = config(storage, captioner=foreign, max_tokens=9, **settings)
-        assert captions(tmp_path / str(number)) == [model.caption(model.collate([s], None), own)[0] for s in split]
+        alone = [model.caption(model.collate([s], None), [Way(own, None)]) for s in split]
+        assert captions(tmp_path / str(number)) == [said for ((said,),) in alone]
+
+
+@pytest.mark.parametrize("family", [Captioning, Pretrained])
+def test_a_picture_is_looked_at_once_for_its_caption_and_its_samples(
+    storage: Path, foreign: str, monkeypatch: pytest.MonkeyPatch, family: Any
+) -> None:
+    shown: list[int] = []
+
+    def counted(encode: Any) -> Any:
+        return lambda *given, **also: shown.append(len(given[-1])) or encode(*given, **also)
+
+    folder = captioner(storage) if family is Captioning else foreign
+    theirs: Any = read_model(Path(folder), {family.name: family})[0]
+    split = family.load(theirs.config, str(storage / "cache")).splits["validation"][:3]
+    monkeypatch.setattr(pretrained, "encode", counted(vision_language.encode))
+    if family is Captioning:
+        monkeypatch.setattr(theirs.picture_encoder, "forward", counted(theirs.picture_encoder.forward))
+    settings = {"decoding": "beam", "beam_width": 2, "max_tokens": 9, "temperature": 2.0, "seed": 3}
+    asked = {"captioner": folder, "further_metrics": "samples", "samples_per_picture": 4}
+    model = Decoding(DecodingTrialConfig.from_fields(settings | asked), {}, {"captioner": theirs})
+    records = model.eval().predict(model.collate(split, None))
+    assert shown == [3]
+    own = DecodingConfig.from_fields({k: v for k, v in settings.items() if k != "temperature"})
+    drawing = DecodingConfig(decoding="sample", max_tokens=9, temperature=2.0, seed=3)
+    batch, ids = theirs.collate(split, None), [s.id for s in split]
+    ways = [Way(own, None)]
+    ways += [Way(drawing, decoding_uniforms(drawing, ids, purpose=f"sample {number}")) for number in range(4)]
+    said = [theirs.caption(batch, [way])[0] for way in ways]  # as if there were no other
+    together = [(record["caption"], *record["samples"]) for record in records]
+    assert together == [*zip(*said, strict=True)]
+    assert len({text for texts in said for text in texts}) > 6
 
 
 def test_a_foreign_captioner_is_not_built_where_a_search_starts(

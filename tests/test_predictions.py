@@ -1,17 +1,22 @@
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from trainables.parts.datasets import open_folder
-from trainables.predictions import PredictionsConfig, check_covered, read_predictions
+from trainables.predictions import CAPTIONS, Predictions, PredictionsConfig, check_covered, read_predictions
 from vltune.cli import main
 from vltune.contract import Data, Sample
 from vltune.errors import BadInput, NotFound
-from vltune.ledger import Ledger
-from vltune.summary import rows_of, table
+from vltune.ledger import Ledger, SearchRecord
+from vltune.library import PromotedModels
+from vltune.runtime import LocalRuntime
+from vltune.summary import rows_of, table, trial_folder
+from vltune.train import Trial, fit
 
 
 def data() -> Data:
@@ -26,7 +31,27 @@ def entries(*ids: Any, **further: Any) -> list[dict[str, Any]]:
 def test_pictures_are_known_by_numbers_and_by_names(tmp_path: Path) -> None:
     file = tmp_path / "theirs.json"
     file.write_text(json.dumps(entries(7, "test-0.jpg", extra=1)), encoding="utf-8-sig")
-    assert read_predictions(str(file), data()) == {"7": "a 7", "test-0.jpg": "a test-0.jpg"}
+    assert read_predictions(str(file), data()) == ({"7": "a 7", "test-0.jpg": "a test-0.jpg"}, [])
+
+
+def test_captions_come_out_clean_and_their_change_is_counted(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.json"
+    told = {
+        "test-0.jpg": "a dog\ud83d runs",
+        "test-1.jpg": " two\u2028lines\n",
+        "validation-0.jpg": "as it was",
+        "7": "",
+    }
+    file.write_text(json.dumps([{"image_id": i, "caption": text} for i, text in told.items()]))
+    found, notes = read_predictions(str(file), data())
+    assert found == {
+        "test-0.jpg": "a dog runs",
+        "test-1.jpg": "two lines",
+        "validation-0.jpg": "as it was",
+        "7": "",
+    }
+    assert len(notes) == 1
+    assert notes[0].startswith("2 of 4 captions of the file were cleaned")
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
@@ -97,6 +122,22 @@ def test_what_captions_from_elsewhere_cannot_have(fields: dict[str, Any], reason
         PredictionsConfig(**fields)
 
 
+@pytest.mark.parametrize(
+    ("splits", "reason"),
+    [
+        (("validation", "test"), ""),
+        (("validation",), "no captions of the test split"),
+        (("validation", "some"), "no captions of 1 of 2 pictures of the test split"),
+    ],
+)
+def test_a_file_has_captions_of_a_split_or_says_so(splits: Sequence[str], reason: str) -> None:
+    known = {**data().splits, "some": data().splits["test"][:1]}
+    said = {sample.id: "a" for split in splits for sample in known[split]}
+    model = Predictions(PredictionsConfig(), {CAPTIONS: json.dumps(said)})
+    assert model.unable(known["test"], split="test") == reason
+    assert model.unable(known["validation"], split="validation") == ""
+
+
 # -- the command
 
 
@@ -108,6 +149,75 @@ def say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tup
         return code, out, err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data without splits, beside it a results file of two splits: captions of people, the first soiled."""
+    root = tmp_path_factory.mktemp("folder")
+    lines = ["image,caption"]
+    (root / "data" / "Images").mkdir(parents=True)
+    for i in range(30):
+        Image.new("RGB", (16, 16), (8 * i, 0, 0)).save(root / "data" / "Images" / f"{i:02}.png")
+        lines += [
+            f"{i:02}.png,a picture of {word} in red" for word in ("xy"[i % 2] * (i + 1), "one thing", "some things")
+        ]
+    (root / "data" / "captions.txt").write_text("\n".join(lines))
+    opened = open_folder(str(root / "data"), picture_size=16, cache=str(root / "cache"))
+    for split in ("validation", "test"):
+        found = [{"image_id": s.id, "caption": s.captions[0]} for s in opened.splits[split]]
+        found[0]["caption"] += " \ud83d"
+        (root / f"{split}.json").write_text(json.dumps(found))
+    return root
+
+
+def enter(storage: Path, name: str, file: Path, folder: Path) -> None:
+    """A run of one finished row, as the command leaves it behind, without MLflow."""
+    ledger, cache = Ledger.of(storage), str(storage / "cache")
+    given = PredictionsConfig(predictions=str(file), data=str(folder / "data"), objective="cider")
+    config = given.find_sources(PromotedModels(storage))
+    config = dataclasses.replace(config, data_hash=Predictions.load(config, cache).hash)
+    facts: dict[str, Any] = {"sampler": "tpe", "pruner": "none", "seed": 0, "pins": {}, "num_trials": 1}
+    facts |= {"search": "predictions", "space": "predictions", "source": "", "question": "", "family": "predictions"}
+    facts |= {"data": config.data, "data_hash": config.data_hash, "objective": "cider", "direction": "max"}
+    ledger.create_search(SearchRecord(name=name, metrics=Predictions.measures(config), columns=("cider",), **facts))
+    trial = ledger.add_trial(name, 0, row=name, config=config.fields(), searched=())
+    runtime = LocalRuntime(cache)
+    fit(Trial(trial.uid, Predictions, config, trial_folder(storage, trial)), runtime)
+    for report in runtime.reports:
+        ledger.record_epoch(trial.uid, report)
+    ledger.end_trial(trial.uid, "finished")
+
+
+def test_rows_without_captions_of_the_test_split_stand_beside_others(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has none is known before the split is read for anybody; nobody needs the files themselves."""
+    both, split = tmp_path / "both.json", tmp_path / "one.json"
+    of_split, of_test = (json.loads((folder / f"{name}.json").read_text()) for name in ("validation", "test"))
+    both.write_text(json.dumps(of_split + of_test))
+    split.write_text(json.dumps(of_split))
+    monkeypatch.setattr(Predictions, "illustrate", lambda *_: ())  # drawing takes longer than all else
+    for name, file in (("both", both), ("one", split)):
+        enter(tmp_path, name, file, folder)
+        file.unlink()
+    happened: list[str] = []
+
+    def watched(name: str, method: Any) -> Any:
+        return lambda self, *given, **named: happened.append(name) or method(self, *given, **named)
+
+    for name in ("unable", "score"):
+        monkeypatch.setattr(Predictions, name, watched(name, getattr(Predictions, name)))
+    assert main(["compare", "both", "one", "--with-test", "--json", "--storage", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert happened == ["unable", "unable", "score"]
+    rows = {row["name"]: row for row in json.loads(out)["rows"]}
+    assert rows["both"]["test_cider"] > 0
+    assert rows["one"]["test_cider"] is None
+    assert rows["one"]["cider"] == rows["both"]["cider"]
+    assert "no captions of the test split" in rows["one"]["remark"]
+    assert "no captions" not in rows["both"]["remark"]
+    assert "test split: both (1 of 1)" in err
 
 
 @pytest.mark.integration
@@ -155,6 +265,48 @@ def test_somebody_else_s_captions_become_a_row(
     assert say("--predictions", files["test"], "--data", flickr)[0] == 2
     assert main(["promote", "validation-of-people", "--storage", str(storage)]) == 2
     assert main(["compare", "validation-of-people", "--sort", "similarity", "--storage", str(storage)]) == 2
+
+
+def test_the_test_split_is_shown_with_all_that_is_to_be_known(
+    say: Callable[..., tuple[int, str, str]], folder: Path
+) -> None:
+    words = ("--predictions", str(folder / "test.json"), "--data", str(folder / "data"), "--split", "test")
+    code, out, err = say(*words, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert [entry["value"] for entry in document["metrics"] if entry["metric"] == "bleu_1"] == [pytest.approx(1)]
+    notes = "\n".join(document["notes"])
+    assert "1 of 3 captions of the file were cleaned" in notes
+    assert "written elsewhere" in notes
+    assert "interval of cider: document frequencies stay" in notes
+    assert "data: split 80/10/10" in notes
+    assert notes in say(*words)[1]
+
+
+def test_no_picture_is_kept_for_captions(folder: Path, tmp_path: Path) -> None:
+    opened = Predictions.load(PredictionsConfig(data=str(folder / "data")), str(tmp_path))
+    assert not [*tmp_path.glob("pictures-*")]
+    assert not any("decoded" in note for note in opened.notes)
+    picture = opened.splits["validation"][0].picture
+    assert picture is not None
+    assert picture.shape == (128, 128, 3)
+
+
+def test_what_is_set_twice_or_wrong_is_refused(
+    say: Callable[..., tuple[int, str, str]], folder: Path, tmp_path: Path
+) -> None:
+    words = ("--predictions", str(folder / "test.json"), "--data", str(folder / "data"))
+    for split in ("validation", "test"):
+        code, out, err = say(*words, "--split", split, "--set", "predictions=other.json")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "--set predictions=…" in err
+        code, out, err = say(*words, "--split", split, "--set", "objective=cidr")
+        assert (code, out, err.count("\n")) == (3, "", 1)  # as of every command that does not know a name
+        assert "unknown metric 'cidr'; did you mean 'cider'" in err
+        code, out, err = say(*words, "--split", split, "--set", "objective=meteor")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "say --set further_metrics=meteor" in err
+    assert not (tmp_path / "runs" / "theirs").exists()
 
 
 def test_the_command_says_what_it_lacks(say: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import shutil
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from report_runs import HOSTILE, IDS, Toy, add, fill, pictures, small_run
 from test_cli import Say, say  # noqa: F401 - a fixture
 
 from trainables import FAMILIES
+from vltune import report as reporting
 from vltune import report_plots
 from vltune.errors import BadInput, NotFound
 from vltune.findings import cautions, gather, verdict
@@ -23,9 +26,12 @@ from vltune.inline import picture_uri, shown_picture
 from vltune.ledger import Ledger
 from vltune.parameters import Parameter
 from vltune.promotion import promote, winner
-from vltune.report import Sources, write_report
+from vltune.report import Report, Sources, write_report
+from vltune.report_answer import answer
 from vltune.report_space import range_words
-from vltune.summary import trial_folder, write_summary
+from vltune.search import Options, _Driver
+from vltune.space import load_search
+from vltune.summary import table, trial_folder, write_summary
 
 VOID = ("meta", "wbr", "img", "br", "use", "path", "circle")
 SOURCES = Sources(families={"captioning": Toy})
@@ -382,6 +388,17 @@ def test_captions_from_elsewhere_are_not_promoted(tmp_path: Path) -> None:
     assert heard == ["the run toy is left out: its captions were written elsewhere, so there is no model to promote."]
 
 
+@pytest.mark.parametrize("model", [True, False])
+def test_a_row_alone_is_compared_with_nothing(tmp_path: Path, model: bool) -> None:
+    ledger = fill(tmp_path, base_row="theirs", rows={"theirs": {}}, num_trials=1)
+    add(ledger, tmp_path, row="theirs", values=(0.4,), model=model)
+    shown = table(ledger, ["toy"], storage=tmp_path)
+    text = Reader(answer(gather(ledger, "toy", tmp_path, ended=True), shown, several=False)).text.replace("\u00a0", " ")
+    said = "“theirs” is the best: " if model else "“theirs”: captions that were made elsewhere, scored here: "
+    assert text.startswith(f"{said}cider 0.4000 (95 % interval [0.305, 0.495]).")
+    assert "base row" not in text
+
+
 def test_a_population_is_not_confirmed(tmp_path: Path) -> None:
     ledger = fill(tmp_path, population={"size": 5, "segment_epochs": 1})
     for value in (0.4, 0.3, 0.2, 0.1, 0.05):
@@ -514,6 +531,24 @@ def test_a_space_is_told_with_the_constants_of_the_run(say: Say, tmp_path: Path)
     assert "a number from 0 to 0.5" in told[0]
     assert "these are the values that trials had" not in told[0]
     assert "these are the values that trials had" in told[1], "it breaks the rule of the 10 epochs"
+
+
+def test_a_search_tells_its_space_with_its_constants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, told, said = tmp_path / "long.py", {}, []
+    file.write_text(LONG)
+    ledger = fill(tmp_path, "long", pins={"epochs": 20}, base_row="", rows={})
+
+    def write(*_: Any, sources: Sources, **__: Any) -> Report:
+        told.update(sources.spaces)
+        return Report(tmp_path / "report.html", {})
+
+    monkeypatch.setattr(reporting, "write_report", write)
+    display: Any = SimpleNamespace(say=said.append)
+    options = Options(storage=tmp_path)
+    driver = _Driver(load_search(str(file), {}), ledger, ledger.search("long"), options=options, display=display)
+    assert (driver._report(), said) == ("report.html", []), "without its constants it breaks the rule of the 10 epochs"
+    assert [str(parameter) for parameter in told["long"].parameters] == ["dropout: float 0 to 0.5"]
+    assert told["long"].fixed["epochs"] == 20
 
 
 LONG = '''"""Which rate of dropout?"""

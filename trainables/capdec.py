@@ -29,9 +29,9 @@ from trainables.parts.caption_fields import (
     token_records,
 )
 from trainables.parts.decoding_fields import (
-    DecodingConfig,
+    Way,
     decoding_uniforms,
-    sampled_captions,
+    sampling_ways,
     with_samples,
     write_captions,
 )
@@ -244,34 +244,31 @@ class Capdec(Family):
         pictures, texts, first = embeddings.unbind(1)
         pictures = self._seen(pictures)
         memory = self.decoder.prepare(self.mapper(pictures))
-        captions = self._written(memory, batch, self.config)
+        captions = self._written(memory, batch, Way(self.config, batch.get("uniforms")))
         records: list[Record] = [{"id": i, "caption": c} for i, c in zip(batch["ids"], captions, strict=True)]
         if not any(batch["captions"]):
             return records
         records = token_records(records, batch, *read_captions(self.decoder, memory, batch))
-
-        def write(settings: DecodingConfig, uniforms: Tensor) -> list[str]:
-            return self._written(memory, {**batch, "uniforms": uniforms.to(pictures.device)}, settings)
-
-        records = with_samples(records, sampled_captions(self.config, batch["ids"], write))
+        ways = sampling_ways(self.config, batch["ids"])
+        records = with_samples(records, [self._written(memory, batch, way) for way in ways])
         return self._text_records(records, batch, pictures=pictures, texts=texts, first=scaled(self.config, first))
 
     @torch.no_grad()
-    def caption(self, batch: Batch, settings: DecodingConfig) -> list[str]:
-        """A caption for each picture, written as ``settings`` say instead of the model's own."""
+    def caption(self, batch: Batch, ways: Sequence[Way]) -> list[list[str]]:
+        """In each way a caption for each picture, whatever the model's own settings are."""
         known = "embeddings" in batch
         embeddings = batch["embeddings"] if known else self._embed(batch["pictures"], batch["captions"])
-        return self._written(self.decoder.prepare(self.mapper(self._seen(embeddings[:, 0]))), batch, settings)
+        memory = self.decoder.prepare(self.mapper(self._seen(embeddings[:, 0])))
+        return [self._written(memory, batch, way) for way in ways]
 
-    def _written(self, memory: Any, batch: Batch, settings: DecodingConfig) -> list[str]:
+    def _written(self, memory: Any, batch: Batch, way: Way) -> list[str]:
         written = write_captions(
             self.decoder,
             memory,
-            settings,
-            prompt=self.tokenizer.prompt(settings.prompt, max_tokens=settings.max_tokens),
+            way,
+            prompt=self.tokenizer.prompt(way.settings.prompt, max_tokens=way.settings.max_tokens),
             pictures=len(batch["ids"]),
             device=self.get_buffer("offset").device,
-            uniforms=batch.get("uniforms"),
         )
         return [self.tokenizer.decode(row) for row in written.tolist()]
 

@@ -28,9 +28,9 @@ from trainables.parts.caption_fields import (
     token_records,
 )
 from trainables.parts.decoding_fields import (
-    DecodingConfig,
+    Way,
     decoding_uniforms,
-    sampled_captions,
+    sampling_ways,
     with_samples,
     write_captions,
 )
@@ -139,12 +139,7 @@ class Captioning(Family):
         assert not self.training, "dropout and batch statistics would make records depend on chance"
         features = self._features(batch)
         memory = self.decoder.prepare(features)
-        captions = self._said(self._written(memory, batch, self.config))
-
-        def write(settings: DecodingConfig, uniforms: Tensor) -> list[str]:
-            drawn = uniforms.to(self.decoder.words.weight.device)
-            return self._said(self._written(memory, {**batch, "uniforms": drawn}, settings))
-
+        captions = self._said(self._written(memory, batch, self._own(batch)))
         records: list[Record] = [{"id": i, "caption": c} for i, c in zip(batch["ids"], captions, strict=True)]
         if self.config.keep_embeddings:
             for record, embedding in zip(records, features.float().mean(1).cpu().numpy(), strict=True):
@@ -152,12 +147,14 @@ class Captioning(Family):
         if not any(batch["captions"]):
             return records
         records = token_records(records, batch, *read_captions(self.decoder, memory, batch))
-        return with_samples(records, sampled_captions(self.config, batch["ids"], write))
+        ways = sampling_ways(self.config, batch["ids"])
+        return with_samples(records, [self._said(self._written(memory, batch, way)) for way in ways])
 
     @torch.no_grad()
-    def caption(self, batch: Batch, settings: DecodingConfig) -> list[str]:
-        """A caption for each picture, written as ``settings`` say instead of the model's own."""
-        return self._said(self._written(self.decoder.prepare(self._features(batch)), batch, settings))
+    def caption(self, batch: Batch, ways: Sequence[Way]) -> list[list[str]]:
+        """In each way a caption for each picture, whatever the model's own settings are."""
+        memory = self.decoder.prepare(self._features(batch))
+        return [self._said(self._written(memory, batch, way)) for way in ways]
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics and token metrics, over all pictures and for each."""
@@ -168,7 +165,7 @@ class Captioning(Family):
         shown = [samples[i] for i in range(min(ATTENDED, len(samples)))]
         batch = to_device(self.collate(shown, None), self.decoder.words.weight.device)
         memory = self.decoder.prepare(self._features(batch))
-        written = self._written(memory, batch, self.config)
+        written = self._written(memory, batch, self._own(batch))
         return [
             *caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics),
             *attention_drawings(self.decoder, memory, written, shown, self.tokenizer),
@@ -186,15 +183,17 @@ class Captioning(Family):
         """The picture encoder's vectors, if it is frozen and sees pictures as they are."""
         return picture_features(self.picture_encoder, self.config, fixed=fixed)
 
-    def _written(self, memory: Any, batch: Batch, settings: DecodingConfig) -> Int[Tensor, "pictures tokens"]:
+    def _own(self, batch: Batch) -> Way:
+        return Way(self.config, batch.get("uniforms"))
+
+    def _written(self, memory: Any, batch: Batch, way: Way) -> Int[Tensor, "pictures tokens"]:
         return write_captions(
             self.decoder,
             memory,
-            settings,
-            prompt=self.tokenizer.prompt(settings.prompt, max_tokens=settings.max_tokens),
+            way,
+            prompt=self.tokenizer.prompt(way.settings.prompt, max_tokens=way.settings.max_tokens),
             pictures=len(batch["ids"]),
             device=self.decoder.words.weight.device,
-            uniforms=batch.get("uniforms"),
         )
 
     def _said(self, written: Int[Tensor, "pictures tokens"]) -> list[str]:

@@ -15,7 +15,7 @@ from trainables.capdec import Capdec
 from trainables.captioning import Captioning
 from trainables.parts.caption_drawings import caption_gallery
 from trainables.parts.caption_fields import DRAWN_WITH, METRICS, TOKEN_METRICS
-from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, sampled_captions, with_samples
+from trainables.parts.decoding_fields import DecodingConfig, Way, decoding_uniforms, sampling_ways, with_samples
 from trainables.parts.further_metrics import with_further
 from trainables.parts.metric_words import CAPTION_WORDS
 from trainables.parts.metrics import drawn_bleu, score_captions
@@ -41,8 +41,8 @@ from vltune.errors import BadInput, lookup
 from vltune.models import read_assets, read_record, shelved
 
 CAPTIONERS: dict[str, type[Family]] = {family.name: family for family in (Captioning, Capdec, Pretrained)}
-"""Families of captioners. Beside what a family owes the engine they have ``caption(batch, settings)``: a caption for
-each sample of a batch made without draws, written as ``settings`` (a ``DecodingConfig``) say."""
+"""Families of captioners. Beside what a family owes the engine they have ``caption(batch, ways)``: in each ``Way`` a
+caption for each sample of a batch made without draws, which are encoded once for all ways."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,19 +141,15 @@ class Decoding(Family):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Record]:
-        """A caption for each sample."""
-        captions = self.captioner.caption(batch, self.settings)
+        """A caption for each sample, and of samples with captions those that are sampled besides."""
+        ways = [Way(self.settings, batch["uniforms"])]
+        ways += sampling_ways(self.settings, batch["ids"]) if any(batch["references"]) else []
+        captions, *rounds = self.captioner.caption(batch, ways)
         records = [
             {"id": i, "caption": c, **({"references": r} if r else {})}
             for i, c, r in zip(batch["ids"], captions, batch["references"], strict=True)
         ]
-        if not any(batch["references"]):
-            return records
-
-        def write(settings: DecodingConfig, uniforms: torch.Tensor) -> list[str]:
-            return self.captioner.caption({**batch, "uniforms": uniforms.to(batch["uniforms"].device)}, settings)
-
-        return with_samples(records, sampled_captions(self.settings, batch["ids"], write))
+        return with_samples(records, rounds)
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Caption metrics, the captions' mean length in words, and the share of captions that are unlike all others."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trainables.parts.annotations import read_json
+from trainables.parts.annotations import clean_caption, read_json
 from trainables.parts.caption_drawings import caption_gallery
 from trainables.parts.caption_fields import DRAWN_WITH, METRICS, TOKEN_METRICS
 from trainables.parts.further_metrics import with_further
@@ -23,6 +23,8 @@ from vltune.errors import BadInput, NotFound
 
 CAPTIONS = "captions.json"
 """The asset that holds the captions."""
+NOTES = "notes.json"
+"""The asset that holds what was done to them, a line each."""
 _SHOWN_SIZE = 128
 """Side of the pictures that a person sees beside the captions, in pixels."""
 
@@ -60,7 +62,9 @@ class PredictionsConfig(ScoringConfig):
     def find_sources(self, library: Library) -> "PredictionsConfig":
         """The same, with the hash of the file."""
         found: Any = super().find_sources(library)
-        return dataclasses.replace(found, predictions_hash=_file_hash(self.predictions, self.predictions_hash))
+        if self.predictions_hash:  # its captions may lie with a run, which needs the file no more
+            return found
+        return dataclasses.replace(found, predictions_hash=_file_hash(self.predictions, ""))
 
 
 class Predictions(Family):
@@ -84,26 +88,27 @@ class Predictions(Family):
 
     @classmethod
     def load(cls, config: PredictionsConfig, cache: str) -> Data:
-        """A folder of pictures with captions."""
-        return open_kept_folder(config.data, picture_size=_SHOWN_SIZE, cache=cache, allow_leakage=config.allow_leakage)
+        """A folder of pictures with captions. Only the few that a person sees are decoded, when they are shown."""
+        options = {"allow_leakage": config.allow_leakage, "max_cache_bytes": 0}
+        return open_kept_folder(config.data, picture_size=_SHOWN_SIZE, cache=cache, **options)
 
     @classmethod
     def prepare(cls, config: PredictionsConfig, data: Data) -> Assets:
         """The captions, which stay with the run when the file is gone."""
-        return {CAPTIONS: cls.captions_of(config, data, split="validation")}
+        return cls.assets_of(config, data, split="validation")
 
     @classmethod
-    def captions_of(cls, config: PredictionsConfig, data: Data, *, split: str) -> str:
-        """The text of the asset that holds the captions, which must have one for each picture of a split.
+    def assets_of(cls, config: PredictionsConfig, data: Data, *, split: str) -> Assets:
+        """The captions, of which there must be one for each picture of a split, and what was done to them.
 
         Raises:
             NotFound: there is no such file.
             BadInput: it has changed, is broken, or lacks a picture.
         """
         _file_hash(config.predictions, config.predictions_hash)
-        captions = read_predictions(config.predictions, data)
+        captions, notes = read_predictions(config.predictions, data)
         check_covered(captions, data, split=split, file=config.predictions)
-        return json.dumps(captions, ensure_ascii=False)
+        return {CAPTIONS: json.dumps(captions, ensure_ascii=False), NOTES: json.dumps(notes)}
 
     def __init__(self, config: PredictionsConfig, assets: Assets, models: Mapping[str, Family] = NO_MODELS) -> None:
         super().__init__(config, assets, models)
@@ -112,6 +117,7 @@ class Predictions(Family):
         empty = sum(not text.strip() for text in self.captions.values())
         self.notes = ("written elsewhere: parameters and time are not known",)
         self.notes += (f"{empty} of {len(self.captions)} captions of the file are empty",) if empty else ()
+        self.notes += tuple(json.loads(assets.get(NOTES, "[]")))  # runs of an earlier version have none
 
     def collate(self, samples: Sequence[Sample], draws: Draws | None) -> Batch:  # noqa: ARG002 - nothing is trained
         """Which pictures they are, and what people wrote."""
@@ -143,6 +149,12 @@ class Predictions(Family):
         """Good and bad captions."""
         return caption_gallery(samples, records, objective=self.config.objective, metrics=self.metrics)
 
+    def unable(self, samples: Sequence[Sample], *, split: str) -> str:
+        """Whether the file lacks captions of a split: mostly it has those of one alone."""
+        missing = sum(sample.id not in self.captions for sample in samples)
+        some = f"{missing} of {len(samples)} pictures of " if missing < len(samples) else ""
+        return f"no captions of {some}the {split} split" if missing else ""
+
     def read(self, sources: Sequence[str]) -> list[Sample]:
         """There is no model that could look at pictures."""
         raise BadInput(
@@ -150,8 +162,8 @@ class Predictions(Family):
         )
 
 
-def read_predictions(path: str, data: Data) -> dict[str, str]:
-    """The captions of a results file: picture's id -> caption.
+def read_predictions(path: str, data: Data) -> tuple[dict[str, str], list[str]]:
+    """The captions of a results file, picture's id -> caption, on one line each; and what was done to them.
 
     Args:
         path: of the file, in COCO's format.
@@ -183,7 +195,10 @@ def read_predictions(path: str, data: Data) -> dict[str, str]:
             f"{path}: {len(unknown)} of {len(captions)} captions are of pictures that {data.name} does not have, the "
             f"first is {unknown[0]!r}; its pictures are named like {min(known)!r}."
         )
-    return captions
+    clean = {identity: clean_caption(text) for identity, text in captions.items()}
+    changed = sum(clean[identity] != text for identity, text in captions.items())
+    note = f"{changed} of {len(clean)} captions of the file were cleaned (white space, control characters, surrogates)"
+    return clean, [note] if changed else []
 
 
 def check_covered(captions: Mapping[str, str], data: Data, *, split: str, file: str) -> None:

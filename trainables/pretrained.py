@@ -25,7 +25,7 @@ from trainables.parts.captioner_files import (
     read_files,
     read_processor,
 )
-from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, sampled_captions, with_samples
+from trainables.parts.decoding_fields import DecodingConfig, Way, decoding_uniforms, sampling_ways, with_samples
 from trainables.parts.foreign_prompts import Captioner
 from trainables.parts.further_metrics import with_further
 from trainables.parts.hub import hub_folder, hub_source
@@ -234,26 +234,23 @@ class Pretrained(Family):
         """A caption for each picture and, where it has captions, what the model thinks of them."""
         assert not self.training, "dropout would make records depend on chance"
         seen = self._seen(batch)
-        written = self._written(batch, seen, self.config)
+        written = self._written(seen, Way(self.config, batch.get("uniforms")))
         records: list[Record] = [{"id": i, "caption": c} for i, c in zip(batch["ids"], written, strict=True)]
         for record, references, opinion in zip(records, batch["captions"], self._opinions(batch, seen), strict=True):
             if references:
                 record |= {"references": [*references], **opinion}
         if not any(batch["captions"]):
             return records
-
-        def write(settings: DecodingConfig, uniforms: Tensor) -> list[str]:
-            return self._written({**batch, "uniforms": uniforms.to(self.captioner.device)}, seen, settings)
-
-        return with_samples(records, sampled_captions(self.config, batch["ids"], write))
+        return with_samples(records, [self._written(seen, way) for way in sampling_ways(self.config, batch["ids"])])
 
     @torch.no_grad()
-    def caption(self, batch: Batch, settings: DecodingConfig) -> list[str]:
-        """A caption for each picture, written as ``settings`` say; without a prompt there, the model's own is used."""
-        return self._written(batch, self._seen(batch), settings)
+    def caption(self, batch: Batch, ways: Sequence[Way]) -> list[list[str]]:
+        """In each way a caption for each picture; where its settings have no prompt, the model's own is used."""
+        seen = self._seen(batch)
+        return [self._written(seen, way) for way in ways]
 
-    def _written(self, batch: Batch, seen: Shaped[Tensor, "pictures ..."], settings: DecodingConfig) -> list[str]:
-        asked = self.asked
+    def _written(self, seen: Shaped[Tensor, "pictures ..."], way: Way) -> list[str]:
+        asked, settings = self.asked, way.settings
         if settings.prompt and settings.prompt != self.config.prompt:
             longest = settings.max_tokens
             asked = ask(self._captioner(), settings.prompt, picture_size=self.picture_size, max_tokens=longest)
@@ -269,7 +266,7 @@ class Pretrained(Family):
             top_k=settings.top_k,
             top_p=settings.top_p,
             temperature=settings.temperature,
-            uniforms=batch.get("uniforms"),
+            uniforms=None if way.uniforms is None else way.uniforms.to(self.captioner.device),
         )
 
     @classmethod
@@ -294,12 +291,13 @@ class Pretrained(Family):
         shown = [samples[i] for i in range(min(ATTENDED, len(samples)))]
         device = next(self.captioner.parameters()).device
         batch = to_device(self.collate(shown, None), device)
-        captions, longest = self.caption(batch, self.config), self.config.max_tokens
+        seen, longest = self._seen(batch), self.config.max_tokens
+        captions = self._written(seen, Way(self.config, batch.get("uniforms")))
         rows = caption_tokens(self._captioner(), self.asked, captions, max_tokens=longest)
         weights = picture_attention(
             self._captioner(),
             self.asked,
-            seen=self._seen(batch),
+            seen=seen,
             owners=torch.arange(len(shown), device=device),
             tokens=_padded(rows).to(device),
         )

@@ -193,17 +193,19 @@ def _budget(arguments: Namespace) -> "Budget | None":
 
 
 def _tested(arguments: Namespace, ledger: "Ledger", screen: Screen) -> dict[str, tuple[dict[str, float], str]]:
-    """What the finished trials of some runs score on the test split, which is read once for each."""
-    from vltune.promotion import score_trial
+    """What finished trials score on the test split, which is read once for each, or why they have no scores of it."""
+    from vltune.promotion import score_trial, why_untested
 
     trials = [trial for run in arguments.runs for trial in ledger.trials(ledger.search(run).name)]
     finished = [trial for trial in trials if trial.state == "finished"]
-    found = {}
-    for number, trial in enumerate(finished, start=1):
-        screen.say(f"test split: {trial.row or trial.uid} ({number} of {len(finished)})")
-        scores = score_trial(
-            arguments.storage, ledger, trial, families=_families(arguments), data=arguments.data, say=lambda _: None
-        )[1]
+    given = {"families": _families(arguments), "data": arguments.data}
+    # Of all before any split is read, which is done once.
+    reasons = {trial.uid: why_untested(arguments.storage, ledger, trial, **given) for trial in finished}
+    found: dict[str, tuple[dict[str, float], str]] = {uid: ({}, reason) for uid, reason in reasons.items() if reason}
+    scored = [trial for trial in finished if trial.uid not in found]
+    for number, trial in enumerate(scored, start=1):
+        screen.say(f"test split: {trial.row or trial.uid} ({number} of {len(scored)})")
+        scores = score_trial(arguments.storage, ledger, trial, **given, say=lambda _: None)[1]
         found[trial.uid] = scores.metrics, scores.warning
     return found
 

@@ -228,6 +228,15 @@ class Family(torch.nn.Module, ABC):
         """
         raise BadInput(f"a model of the family {self.name!r} does not rank: leave --among out.")
 
+    def unable(self, samples: Sequence[Sample], *, split: str) -> str:  # noqa: ARG002
+        """Why it has nothing to say of a split, in a few words for the table; empty where it has, as every model has.
+
+        Args:
+            samples: the split.
+            split: its name.
+        """
+        return ""
+
     def alone(self, sample: Sample) -> Sample:
         """A sample as it comes when nothing is known of it: what ``latency_ms`` is measured on."""
         return sample

@@ -16,7 +16,7 @@ from vltune.screen import Screen
 if TYPE_CHECKING:
     from vltune.contract import Search
 
-_ASKED = "further_metrics"
+_ASKED, _FILE = "further_metrics", "predictions"
 _ROOM = 50
 """Letters of a file's name that a run may be called by."""
 
@@ -30,9 +30,11 @@ def evaluate(arguments: Namespace, screen: Screen) -> int:
 
     found = load_search("predictions", SEARCHES)
     pins = parse_pins(arguments.set, found.family.Config)
+    if _FILE in pins:
+        raise BadInput(f"--predictions and --set {_FILE}=… both name a file of captions; leave the latter out.")
     if arguments.metrics and _ASKED in pins:
         raise BadInput(f"--metrics and --set {_ASKED}=… both say what is measured; give one of them.")
-    pins |= {"predictions": arguments.predictions, **({_ASKED: arguments.metrics} if arguments.metrics else {})}
+    pins |= {_FILE: arguments.predictions, **({_ASKED: arguments.metrics} if arguments.metrics else {})}
     if not Path(arguments.data).expanduser().exists():
         raise NotFound(f"--data {arguments.data}: there is no such folder; give the folder of a data set.")
     if arguments.split == "test":
@@ -45,9 +47,10 @@ def evaluate(arguments: Namespace, screen: Screen) -> int:
 
 def _show_test(found: "Search", pins: dict[str, Any], arguments: Namespace, screen: Screen) -> int:
     """Scores the test split. Nothing is written down that could order a table, or choose."""
-    from trainables.predictions import CAPTIONS, Predictions
+    from trainables.predictions import Predictions
     from vltune.console import grid_text
     from vltune.library import PromotedModels
+    from vltune.objectives import direction_of
     from vltune.space import example
     from vltune.statistics import interval, resample
     from vltune.train import evaluate as score
@@ -56,11 +59,12 @@ def _show_test(found: "Search", pins: dict[str, Any], arguments: Namespace, scre
         raise BadInput("--name names a run, and --split test makes none: leave one of them out.")
     family, cache = found.family, str(arguments.storage.absolute() / "cache")
     config: Any = example(found, pins=family.Config.with_absolute_paths(pins))
+    direction_of(family, config, config.objective)  # nothing is ordered by it here, but a typo is one all the same
     config = dataclasses.replace(config, data=str(Path(arguments.data).expanduser().absolute()))
     config = config.find_sources(PromotedModels(arguments.storage))
     data = family.load(config, cache)
     config = dataclasses.replace(config, data_hash=data.hash)
-    model: Any = family(config, {CAPTIONS: Predictions.captions_of(config, data, split="test")})
+    model: Any = family(config, Predictions.assets_of(config, data, split="test"))
     model.cache = cache
     scores, records = score(model, data.splits["test"], batch_size=config.batch_size)
     drawn = resample(scores, [str(record["id"]) for record in records]).values
@@ -78,9 +82,11 @@ def _show_test(found: "Search", pins: dict[str, Any], arguments: Namespace, scre
         for row in rows
     ]
     about = f"test split of data {data.hash[:12]}, {len(records)} pictures; this makes no row of a table."
+    fixed = [f"interval of {name}: {text}" for name, text in family.drawn_with.items() if name in drawn]
+    notes = [*fixed, *(f"data: {note}" for note in data.notes), *model.notes]
     screen.result(
-        f"{grid_text(shown, width=screen.width)}\n{about}",
-        {"split": "test", "data_hash": data.hash, "pictures": len(records), "metrics": rows},
+        "\n".join([grid_text(shown, width=screen.width), about, *notes]),
+        {"split": "test", "data_hash": data.hash, "pictures": len(records), "metrics": rows, "notes": notes},
     )
     return 0
 

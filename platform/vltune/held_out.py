@@ -10,7 +10,8 @@ from pathlib import Path
 from vltune import models
 from vltune.checkpoints import TEST_RESAMPLES
 from vltune.columns import read_records, write_resamples
-from vltune.contract import Direction, Family, Record, is_better
+from vltune.configuration import TrialConfig
+from vltune.contract import Data, Direction, Family, Record, is_better
 from vltune.errors import BadInput, NotFound
 from vltune.library import PromotedModels
 from vltune.statistics import resample
@@ -19,6 +20,7 @@ from vltune.train import evaluate
 BATCH = 32
 STRIKING = 3.0
 """So many standard errors between validation and test are no chance: selection or leakage made validation look good."""
+_SCORES = "test_scores.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,22 +56,10 @@ def score_test_split(
         BadInput: the data is not what the trial was trained on.
         Corrupt: a file of the model is not what was committed.
     """
-    file = folder.parent / "test_scores.json"
+    file = folder.parent / _SCORES
     if file.exists():
         return TestScores(**json.loads(file.read_text()))
-    cache = str(storage.absolute() / "cache")
-    moved = "" if data is None else str(Path(data).expanduser().absolute())
-    model, config = models.read_model(folder, families, cache=cache, data=moved)
-    place = config.data
-    if not Path(place).exists():
-        raise NotFound(f"the data is not at {place}: give the folder where it lies now with --data.")
-    config = config.find_sources(PromotedModels(storage))
-    opened = type(model).load(config, cache)
-    if opened.hash != config.data_hash:
-        raise BadInput(
-            f"{place} is not what the trial was trained on: its content hash is {opened.hash[:12]}…, not "
-            f"{config.data_hash[:12]}…; give the folder of the unchanged data with --data."
-        )
+    model, config, opened = _opened(folder, families, data=data, storage=storage)
     split = opened.splits["test"]
     say(f"scoring {len(split)} test samples")
     scores, tested = evaluate(model, split, batch_size=min(config.batch_size, BATCH))
@@ -85,6 +75,40 @@ def score_test_split(
     draft.write_text(json.dumps(dataclasses.asdict(found)))
     draft.rename(file)
     return found
+
+
+def why_untested(folder: Path, families: Mapping[str, type[Family]], *, data: str | None, storage: Path) -> str:
+    """Why a model has nothing to say of the test split; empty where it has. Nothing is predicted to find out.
+
+    Raises:
+        NotFound: as ``score_test_split``.
+        BadInput: as ``score_test_split``.
+        Corrupt: as ``score_test_split``.
+    """
+    if (folder.parent / _SCORES).exists():
+        return ""
+    model, _, opened = _opened(folder, families, data=data, storage=storage)
+    return model.unable(opened.splits["test"], split="test")
+
+
+def _opened(
+    folder: Path, families: Mapping[str, type[Family]], *, data: str | None, storage: Path
+) -> tuple[Family, TrialConfig, Data]:
+    """A model, its configuration, and the data that it was trained on."""
+    cache = str(storage.absolute() / "cache")
+    moved = "" if data is None else str(Path(data).expanduser().absolute())
+    model, config = models.read_model(folder, families, cache=cache, data=moved)
+    place = config.data
+    if not Path(place).exists():
+        raise NotFound(f"the data is not at {place}: give the folder where it lies now with --data.")
+    config = config.find_sources(PromotedModels(storage))
+    opened = type(model).load(config, cache)
+    if opened.hash != config.data_hash:
+        raise BadInput(
+            f"{place} is not what the trial was trained on: its content hash is {opened.hash[:12]}…, not "
+            f"{config.data_hash[:12]}…; give the folder of the unchanged data with --data."
+        )
+    return model, config, opened
 
 
 def gap_warning(

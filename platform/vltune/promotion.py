@@ -2,11 +2,12 @@
 
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
-from vltune import checkpoints, models
+from vltune import checkpoints, held_out, models
 from vltune.checkpoints import Corrupt
 from vltune.contract import Family, Record, Sample
 from vltune.errors import BadInput, NotFound, lookup
@@ -151,10 +152,35 @@ def score_trial(
         NotFound: the data is not where it was.
         BadInput: the trial has no sound model, or its data is not what it was.
     """
-    try:
+    with _sound(trial):
         folder, checkpoint = _model_folder(storage, ledger, trial, families)
         records = checkpoint / checkpoints.RECORDS
         return folder, score_test_split(folder, families, records=records, data=data, storage=storage, say=say)
+
+
+def why_untested(
+    storage: Path, ledger: Ledger, trial: TrialRecord, *, families: Mapping[str, type[Family]], data: str | None
+) -> str:
+    """Why a finished trial has no scores of the test split: its captions were written elsewhere, and are of another.
+
+    Empty where it has, as every trial with a model. Nothing is scored to find out.
+
+    Raises:
+        NotFound: the data is not where it was.
+        BadInput: what the trial left is not sound, or its data is not what it was.
+    """
+    best = best_report(ledger.epochs(trial.uid))
+    if best is None or "parameters" in best.metrics:
+        return ""
+    with _sound(trial):
+        folder, _ = _model_folder(storage, ledger, trial, families)
+        return held_out.why_untested(folder, families, data=data, storage=storage)
+
+
+@contextmanager
+def _sound(trial: TrialRecord) -> Iterator[None]:
+    try:
+        yield
     except Corrupt as error:
         raise BadInput(f"the checkpoint of {trial.uid} is not sound: {error}.") from error
 

@@ -67,7 +67,11 @@ def answer(found: Findings, shown: Table | None, *, several: bool) -> str:
         sure = (
             f" (95\u00a0% interval {spread})" if spread.startswith("[") else f" ({spread} over seeds)" if spread else ""
         )
-        lines.append(f"{_named(row.name or row.uid)}{_settings(found)} is the best: {metric} {value}{sure}.")
+        name, alone = f"{_named(row.name or row.uid)}{_settings(found)}", len(found.folded) == 1
+        if alone and not found.promotable:
+            lines.append(f"{name}: captions that were made elsewhere, scored here: {metric} {value}{sure}.")
+        else:
+            lines.append(f"{name} is the best: {metric} {value}{sure}.")
         if not math.isnan(said.base):
             how = {
                 True: "a significant difference",
@@ -77,7 +81,7 @@ def answer(found: Findings, shown: Table | None, *, several: bool) -> str:
             p = "" if said.p is None else f" (p {'< 0.001' if said.p < 0.001 else f'= {said.p:.3f}'})"
             beside = f"{_named(record.base_row)}" + (f", which has {said.base:.4g}" if said.percent is None else "")
             lines.append(f"That is {_difference(found, said)} than the base row, {beside}: {how[said.significant]}{p}.")
-        elif found.base is not None:
+        elif found.base is not None and not alone:
             lines.append("That is the base row itself: nothing that was tried did better.")
         entries.append((record.objective, value, spread))
     state = {"running": "The search is still running: all of this may change.", "interrupted": _interrupted(found)}

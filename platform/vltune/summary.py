@@ -145,10 +145,11 @@ def table(
         for key in ("directions", "drawn_with"):
             form[key] = form[key] | {f"test_{k}": v for k, v in form[key].items()}
         today = f"{datetime.now(tz=UTC):%Y-%m-%d}"
-        form["notes"] = [
-            *form["notes"],
-            f"Columns test_…: test split, read on {today}; validation orders the rows.",
-        ]
+        if any(metrics for metrics, _ in tested.values()):
+            form["notes"] = [
+                *form["notes"],
+                f"Columns test_…: test split, read on {today}; validation orders the rows.",
+            ]
     # What was chosen by its seeds in a search is not mixed with what confirms it.
     rows = fold(rows, apart=[record.name for record in records if record.confirms]) if folded else rows
     if len({record.family for record in records}) > 1:

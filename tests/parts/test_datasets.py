@@ -226,6 +226,31 @@ def test_above_the_limit_pictures_are_decoded_when_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.picture, other.picture)
 
 
+def test_pictures_that_were_decoded_before_are_not_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, looked_at, decode = _flickr(tmp_path / "d", list(range(200))), [], datasets._decode
+    (root / "Images" / "007.jpg").write_bytes(b"no picture")
+    monkeypatch.setattr(
+        datasets, "_decode", lambda path, *, size: looked_at.append((path.name, size)) or decode(path, size=size)
+    )
+    few = _open(root, tmp_path, max_cache_bytes=0)
+    assert sorted(looked_at) == [(f"{i:03}.jpg", 64) for i in range(200)], "whether they are sound"
+    assert not [*(tmp_path / "cache").glob("pictures-*")]
+    kept = _open(root, tmp_path)
+    assert few.notes == kept.notes
+    for file in (tmp_path / "cache").glob("checks-*"):
+        file.unlink()
+    looked_at.clear()
+    again = _open(root, tmp_path, picture_size=32, max_cache_bytes=0)
+    assert looked_at == [], "it is known since then which are"
+    assert again.hash == few.hash == kept.hash
+    assert sum(map(len, again.splits.values())) == 199
+    picture = again.splits["test"][0].picture
+    assert picture is not None
+    assert picture.shape == (32, 32, 3)
+
+
 def test_captions_cost_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = _flickr(tmp_path / "d", list(range(10)))
     split = _open(root, tmp_path, max_cache_bytes=1000).splits["train"]

@@ -7,7 +7,7 @@ import tiny_models
 from families import NoLibrary
 
 from trainables.captioning import Captioning, CaptioningConfig
-from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, sampled_captions, with_samples
+from trainables.parts.decoding_fields import DecodingConfig, decoding_uniforms, sampling_ways, with_samples
 from trainables.parts.scoring_fields import FURTHER, FURTHER_METRICS, ScoringConfig
 from vltune.errors import BadInput, NotFound
 
@@ -94,17 +94,24 @@ def test_samples_are_drawn_by_seed_picture_and_number() -> None:
         further_metrics="samples", samples_per_picture=3, decoding="beam", beam_width=4, temperature=0.5, max_tokens=4
     )
 
-    def write(settings: DecodingConfig, uniforms: Any) -> list[str]:
-        assert (settings.decoding, settings.temperature) == ("sample", 0.5)
-        return [" ".join(f"{number:.4f}" for number in row) for row in uniforms.tolist()]
+    def drawn(*ids: str) -> list[list[tuple[float, ...]]]:
+        """What each picture's samples are drawn with."""
+        ways = sampling_ways(config, ids)
+        assert {(way.settings.decoding, way.settings.temperature) for way in ways} == {("sample", 0.5)}
+        rows = [[tuple(row) for row in way.uniforms.tolist()] for way in ways if way.uniforms is not None]
+        return [[*of_picture] for of_picture in zip(*rows, strict=True)]
 
-    together, alone = sampled_captions(config, ["a", "b"], write), sampled_captions(config, ["b"], write)
-    assert together[1:] == alone
-    assert len({text for texts in together for text in texts}) == 6
-    usual = write(DecodingConfig(decoding="sample", temperature=0.5), decoding_uniforms(config, ["a"]))
-    assert usual[0] not in together[0], "the caption itself is drawn otherwise"
-    assert with_samples([{"id": "a"}], together[:1]) == [{"id": "a", "samples": together[0]}]
-    assert sampled_captions(DecodingConfig(), ["a"], write) == [[]]
-    assert with_samples([{"id": "a"}], [[]]) == [{"id": "a"}]
+    together = drawn("a", "b")
+    assert together[1:] == drawn("b")
+    assert len({row for rows in together for row in rows}) == 6
+    usual = decoding_uniforms(config, ["a"])[0].tolist()
+    assert tuple(usual) not in together[0], "the caption itself is drawn otherwise"
+    assert sampling_ways(DecodingConfig(), ["a"]) == []
+    records = [{"id": "a"}, {"id": "b"}]
+    assert with_samples(records, [["1", "2"], ["3", "4"]]) == [
+        {"id": "a", "samples": ["1", "3"]},
+        {"id": "b", "samples": ["2", "4"]},
+    ]
+    assert with_samples(records, []) == records
     with pytest.raises(BadInput, match=r"temperature=0\.5 has no effect"):
         DecodingConfig(temperature=0.5)

@@ -113,7 +113,8 @@ def open_folder(
         cache: folder for decoded pictures and remembered file hashes.
         allow_leakage: take splits that share pictures, and say so in the notes.
         seed: shares out pictures where the folder gives no splits.
-        max_cache_bytes: decoded pictures that would need more are decoded whenever they are read instead.
+        max_cache_bytes: decoded pictures that would need more are decoded whenever they are read instead, and a note
+            says so; 0: for who looks at few of them, without a note.
         progress: hears how far long work is; without it, a line on stderr every few seconds.
 
     Raises:
@@ -285,15 +286,27 @@ def _decoded(
         build = partial(damages, paths, size=size, progress=progress)
         found = stored(cache, name, rows=len(paths), shape=(size, size, 3), dtype="uint8", build=build)
         return found, found.remarks, []
+    found = PictureFiles(paths, size=size)
+    remarks = _checked(paths, key, cache, progress)
+    if not max_cache_bytes:
+        return found, remarks, []
     rule = f"{max_cache_bytes / 1e9:.3g} GB are allowed" if bytes_needed > max_cache_bytes else "the disk has less"
     note = f"pictures are decoded whenever they are read: they would need {bytes_needed / 1e9:.3g} GB, {rule}."
+    return found, remarks, [note]
+
+
+def _checked(paths: Sequence[Path], key: str, cache: str, progress: Progress) -> dict[int, str]:
+    """Remarks on damaged pictures: those of whoever decoded them before, at any size, else of small copies."""
+    for file in sorted(Path(cache).glob(f"pictures-*-{key}.arrow")):
+        size = int(file.stem.split("-")[1])
+        build = partial(damages, paths, size=size, progress=progress)
+        return stored(cache, file.stem, rows=len(paths), shape=(size, size, 3), dtype="uint8", build=build).remarks
 
     def check() -> Iterator[tuple[np.ndarray, str]]:
         for _, remark in damages(paths, size=_CHECK_SIZE, progress=progress):
             yield np.array([not remark], np.uint8), remark
 
-    checked = stored(cache, f"checks-{key}", rows=len(paths), shape=(1,), dtype="uint8", build=check)
-    return PictureFiles(paths, size=size), checked.remarks, [note]
+    return stored(cache, f"checks-{key}", rows=len(paths), shape=(1,), dtype="uint8", build=check).remarks
 
 
 def _without_corrupt(

@@ -1,9 +1,9 @@
 """The fields that say how captions are written, and the writing."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,6 +58,15 @@ class DecodingConfig(ScoringConfig):
         only_with(self, {k: v for k, v in DECODED_WITH.items() if not (sampled and v[1] == ("sample",))})
 
 
+class Way(NamedTuple):
+    """One way to write the captions of a batch."""
+
+    settings: Any
+    """A ``DecodingConfig``."""
+    uniforms: Float[Tensor, "pictures max_tokens"] | None
+    """What ``decoding_uniforms`` drew; only ``sample`` needs it."""
+
+
 def decoding_uniforms(
     config: DecodingConfig, ids: Sequence[str], *, purpose: str = "decoding"
 ) -> Float[Tensor, "pictures max_tokens"]:
@@ -66,64 +75,60 @@ def decoding_uniforms(
     return torch.from_numpy(np.stack(drawn))
 
 
-def sampled_captions(
-    config: DecodingConfig,
-    ids: Sequence[str],
-    write: Callable[[Any, Float[Tensor, "pictures max_tokens"]], Sequence[str]],
-) -> list[list[str]]:
-    """The captions of each picture that the further metric ``samples`` scores; none where it was not asked for.
+def sampling_ways(config: DecodingConfig, ids: Sequence[str]) -> list[Way]:
+    """How the captions are written that the further metric ``samples`` scores, a caption of each picture in each way;
+    none where it was not asked for.
 
     What each is drawn with is a function of the seed, the picture's id and the number of the sample.
 
     Args:
         config: how many, and how boldly they are drawn.
         ids: of the pictures.
-        write: writes a caption for each picture, given settings that sample and what is drawn with.
     """
     if not asks_for(config, "samples"):
-        return [[] for _ in ids]
+        return []
     with unchecked():  # a beam's own settings mean nothing here
         settings = dataclasses.replace(config, decoding="sample")
     numbers = range(config.samples_per_picture)
-    rounds = [write(settings, decoding_uniforms(config, ids, purpose=f"sample {number}")) for number in numbers]
-    return [[*texts] for texts in zip(*rounds, strict=True)]
+    return [Way(settings, decoding_uniforms(config, ids, purpose=f"sample {number}")) for number in numbers]
 
 
-def with_samples(records: Sequence[Record], samples: Sequence[Sequence[str]]) -> list[Record]:
-    """Records with the captions that were sampled, where there are any."""
-    return [{**r, "samples": [*texts]} if texts else r for r, texts in zip(records, samples, strict=True)]
+def with_samples(records: Sequence[Record], rounds: Sequence[Sequence[str]]) -> list[Record]:
+    """Records with the captions that were sampled, of each record one in each round; unchanged without any."""
+    if not rounds:
+        return [*records]
+    return [{**r, "samples": [*texts]} for r, texts in zip(records, zip(*rounds, strict=True), strict=True)]
 
 
 def write_captions(
     decoder: Stepper,
     memory: Any,
-    config: DecodingConfig,
+    way: Way,
     *,
     prompt: Sequence[int],
     pictures: int,
     device: torch.device,
-    uniforms: Float[Tensor, "pictures max_tokens"] | None,
 ) -> Int[Tensor, "pictures tokens"]:
-    """A caption's tokens for each picture, as the configuration says.
+    """A caption's tokens for each picture, as the settings say.
 
     Args:
         decoder: whose words are taken.
         memory: what it prepared of the pictures.
-        config: strategy and settings.
+        way: settings, and what is drawn with.
         prompt: tokens with which every caption begins.
         pictures: how many there are.
         device: where the memory lies.
-        uniforms: what ``decoding_uniforms`` drew; only sampling needs it.
     """
+    config: DecodingConfig = way.settings
     limits: dict[str, Any] = {
         "prompt": prompt,
         "max_tokens": config.max_tokens,
         "repetition_penalty": config.repetition_penalty,
     }
     if config.decoding == "sample":
-        assert uniforms is not None, "sampling needs draws"
+        assert way.uniforms is not None, "sampling needs draws"
         settings = {"top_k": config.top_k, "top_p": config.top_p, "temperature": config.temperature}
-        return sample(decoder, memory, uniforms=uniforms, **settings, **limits)
+        return sample(decoder, memory, uniforms=way.uniforms.to(device), **settings, **limits)
     limits |= {"pictures": pictures, "device": device}
     if config.decoding == "beam":
         settings = {"beam_width": config.beam_width, "length_penalty": config.length_penalty}

@@ -5,7 +5,7 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-from trainables.parts.datasets import open_folder
+from trainables.parts.datasets import MAX_CACHE_BYTES, open_folder
 from vltune.contract import Data
 
 KEPT = 2
@@ -14,7 +14,9 @@ _GRAIN = 2 * 10**9
 """Nanoseconds: a file of the last two seconds may change again and keep its time."""
 
 
-def open_kept_folder(path: str, *, picture_size: int, cache: str, allow_leakage: bool = False) -> Data:
+def open_kept_folder(
+    path: str, *, picture_size: int, cache: str, allow_leakage: bool = False, max_cache_bytes: int = MAX_CACHE_BYTES
+) -> Data:
     """What ``open_folder`` gives; where no file has changed since this process opened it last, it is not read again.
 
     A file counts as the same if name, size and time of change are. A folder with folders in its folders is always read:
@@ -26,13 +28,22 @@ def open_kept_folder(path: str, *, picture_size: int, cache: str, allow_leakage:
     """
     seen, now = _stamp(Path(path)), time.time_ns()
     if not seen or max(changed for _, _, changed in seen) > now - _GRAIN:
-        return open_folder(path, picture_size=picture_size, cache=cache, allow_leakage=allow_leakage)
-    return _opened(path, picture_size, cache, allow_leakage, hash(seen))
+        options = {"allow_leakage": allow_leakage, "max_cache_bytes": max_cache_bytes}
+        return open_folder(path, picture_size=picture_size, cache=cache, **options)
+    return _opened(path, picture_size, cache, allow_leakage, max_cache_bytes, hash(seen))
 
 
 @lru_cache(maxsize=KEPT)
-def _opened(path: str, picture_size: int, cache: str, allow_leakage: bool, seen: int) -> Data:  # noqa: ARG001, FBT001
-    return open_folder(path, picture_size=picture_size, cache=cache, allow_leakage=allow_leakage)
+def _opened(
+    path: str,
+    picture_size: int,
+    cache: str,
+    allow_leakage: bool,  # noqa: FBT001
+    max_cache_bytes: int,
+    seen: int,  # noqa: ARG001 - what is not the same is opened anew
+) -> Data:
+    options = {"allow_leakage": allow_leakage, "max_cache_bytes": max_cache_bytes}
+    return open_folder(path, picture_size=picture_size, cache=cache, **options)
 
 
 def _stamp(root: Path) -> frozenset[tuple[str, int, int]]:
