@@ -203,7 +203,6 @@ def test_refusals_are_one_line():
             [run("a", 1.0, 1.0), run("b", 1.0, 1.0, data_hash="other")],
             {},
         ),
-        "run b has other fields than run a": ([run("a", 1.0, 1.0), run("b", 1.0, 1.0, temperature=1)], {}),
         "has no metric bleu_4: it is of another": (
             [run("a", 1.0, 1.0)],
             {"directions": {**DIRECTIONS, "bleu_4": "max"}},
@@ -216,6 +215,28 @@ def test_refusals_are_one_line():
     for options in ({"columns": ("cidr",)}, {"sort_by": "cidr"}, {"group_by": "head"}, {"objective": "cidr"}):
         with pytest.raises(NotFound, match="did you mean"):
             table([run("a", 1.0, 1.0)], **options)
+
+
+def test_a_record_from_before_a_field_stands_beside_newer_ones():
+    old = run("old", 0.5, 1.0)
+    alike = [run("a", 0.9, 1.0, temperature=1.0), run("b", 0.3, 1.0, temperature=1.0)]
+    made = table([old, *alike])
+    assert made.column("name") == ["a", "old", "b"]
+    assert any(note == "Recorded by an earlier version, which had no temperature: run of old." for note in made.notes)
+    assert not any("earlier version" in note for note in table(alike).notes)
+
+    nameless = dataclasses.replace(old, name="")
+    assert "temperature" not in keys(table([nameless, *alike])), "the rows that have it are equal in it"
+    made = table([nameless, alike[0], run("b", 0.3, 1.0, temperature=2.0)])
+    assert made.column("temperature") == [1.0, None, 2.0]
+    assert table([nameless, *alike], group_by="temperature").marks[0, "cider"] == BEST
+
+
+def test_a_field_that_a_record_lacks_is_no_other_way_of_measuring():
+    old, new, other = run("old", 0.5, 1.0), run("new", 0.9, 1.0, stem=True), run("other", 0.3, 1.0, stem=False)
+    measured_by = {"cider": ("stem",)}
+    assert not any("differ" in note for note in table([old, new], measured_by=measured_by).notes)
+    assert any("differ in stem" in note for note in table([old, new, other], measured_by=measured_by).notes)
 
 
 def test_shared_facts_are_said_once():

@@ -140,14 +140,15 @@ def table_of(
         lookup(directions, name, "metric")
     _same_data(rows)
     _same_family(rows, [name for name in family if name not in optional])
+    fields = dict.fromkeys(name for row in rows for name in row.config)
     if group_by:
-        lookup(rows[0].config, group_by, "field to group by")
+        lookup(fields, group_by, "field to group by")
 
     base, base_note = _base(rows, base_row, objective)  # before they are sorted
     p_values = p_values_of(rows, base, objective) if base is not None else {}
     key = sort_by or objective
     rows = sorted(rows, key=lambda row: _rank(row.metrics.get(key, math.nan), directions[key]))
-    differing = _differing(rows)
+    differing = _differing(rows, fields)
     if parameters == "none" or (parameters == "auto" and all(row.name for row in rows)):
         differing = [name for name in differing if name in (group_by, "seed")]
     shared = _shared(rows)
@@ -181,7 +182,7 @@ def table_of(
             better = improvement(row.metrics.get(objective, math.nan), base.metrics[objective], directions[objective])
             found["improvement"] = better
         found |= {key: values.get(row.name) for key, values in (beside or {}).items()}
-        by_kind = {"parameter": row.config}
+        by_kind = {"parameter": {key: row.config.get(key) for key in differing}}
         places = [by_kind.get(head.kind, found) for head in heads]
         return tuple(
             place[head.key] if head.key in place else row.metrics.get(head.key)
@@ -209,7 +210,7 @@ def table_of(
     meaning = notes_on(rows, spreads, [m for m in metrics if m in sure[intervals]], drawn_with=drawn_with or {})
     if base is not None and p_values:
         meaning.append(note_on_p_values(p_values, metric=objective, base=base_row))
-    lines = (*facts, *_everywhere(shared), *base_note, *meaning, *unlike, *notes)
+    lines = (*facts, *_everywhere(shared), *base_note, *meaning, *unlike, *_older(rows, fields), *notes)
     return Table(tuple(heads), table, marks, lines, objectives, spreads, sure[intervals])
 
 
@@ -235,9 +236,9 @@ def _same_data(rows: Sequence[RunRow]) -> None:
 def _same_family(rows: Sequence[RunRow], metrics: Sequence[str]) -> None:
     for row in rows:
         missing = [n for n in metrics if row.metrics and n not in row.metrics and not n.startswith("test_")]
-        if missing or set(row.config) != set(rows[0].config):
-            what = f"has no metric {missing[0]}" if missing else f"has other fields than run {_title(rows[0])}"
-            raise BadInput(f"run {_title(row)} {what}: it is of another family; name runs of one family.")
+        if missing:
+            what = f"run {_title(row)} has no metric {missing[0]}"
+            raise BadInput(f"{what}: it is of another family; name runs of one family.")
 
 
 def _title(row: RunRow) -> str:
@@ -251,15 +252,15 @@ def _rank(value: float, direction: Direction) -> tuple[bool, float]:
     return False, -value if direction == "max" else value
 
 
-def _differing(rows: Sequence[RunRow]) -> list[str]:
-    """Fields in which rows differ; one that only repeats what a searched field says is left out."""
-    names = [name for name in rows[0].config if name not in _NOT_PARAMETERS and not name.endswith(("_hash", "_hashes"))]
+def _differing(rows: Sequence[RunRow], fields: Iterable[str]) -> list[str]:
+    """Fields in which rows differ that have them; one that only repeats what a searched field says is left out."""
+    names = [name for name in fields if name not in _NOT_PARAMETERS and not name.endswith(("_hash", "_hashes"))]
     if any(len(row.seeds) > 1 for row in rows):
         names = [name for name in names if name != "seed"]
-    values = {name: tuple(repr(row.config[name]) for row in rows) for name in names}
+    values = {name: tuple(repr(row.config[name]) if name in row.config else "" for row in rows) for name in names}
     searched = {name for row in rows for name in row.searched}
     said = {values[name] for name in searched if name in values}
-    return [n for n in names if len(set(values[n])) > 1 and (n in searched or values[n] not in said)]
+    return [n for n in names if len({*values[n]} - {""}) > 1 and (n in searched or values[n] not in said)]
 
 
 def _base(rows: Sequence[RunRow], base_row: str, objective: str) -> tuple[RunRow | None, list[str]]:
@@ -282,13 +283,28 @@ def _unlike(rows: Sequence[RunRow], metrics: Iterable[str], measured_by: Mapping
     for metric in metrics:
         fields = measured_by.get(metric, ())
         measured = [row for row in rows if metric in row.metrics]
-        differ = tuple(name for name in fields if len({repr(row.config.get(name)) for row in measured}) > 1)
+        differ = tuple(
+            name for name in fields if len({repr(row.config[name]) for row in measured if name in row.config}) > 1
+        )
         if differ:
             reasons.setdefault(differ, []).append(metric)
     return [
         f"Rows differ in {_listed(fields)}, which changes what {_listed(names)} "
         f"{'measures' if len(names) == 1 else 'measure'}: they compare only between rows that are equal in that."
         for fields, names in reasons.items()
+    ]
+
+
+def _older(rows: Sequence[RunRow], fields: Collection[str]) -> list[str]:
+    """Rows whose record lacks fields, because an earlier version wrote it before there were such; a note for each."""
+    lacking: dict[tuple[str, ...], list[RunRow]] = {}
+    for row in rows:
+        lacking.setdefault(tuple(name for name in fields if name not in row.config), []).append(row)
+    return [
+        f"Recorded by an earlier version, which had no {_listed(names)}: "
+        f"{_listed([*dict.fromkeys(row.run or _title(row) for row in found)])}."
+        for names, found in lacking.items()
+        if names
     ]
 
 
@@ -333,7 +349,7 @@ def _marks(
     groups: dict[str, list[int]] = {}
     if group_by:
         for index in competing:
-            groups.setdefault(repr(rows[index].config[group_by]), []).append(index)
+            groups.setdefault(repr(rows[index].config.get(group_by)), []).append(index)
     marks: dict[tuple[int, str], str] = {}
     for name in metrics:
         for members, mark in [*((group, BEST_OF_GROUP) for group in groups.values()), (competing, BEST)]:

@@ -111,7 +111,7 @@ class Findings:
             if row.state in COMPETING and math.isfinite(value) and is_better(value, old, self.record.direction):
                 found[group] = row
         order = ranked([*found.values()], objective, self.record.direction)
-        return {str(row.config[field]): self.trial(row.uid) for row in order}
+        return {str(row.config.get(field)): self.trial(row.uid) for row in order}
 
 
 _ENGINE_WORDS = {
