@@ -57,7 +57,7 @@ def test_no_line_is_longer_than_the_terminal(width, color):
 def test_a_narrow_table_says_what_it_leaves_out_and_never_cuts_a_number():
     made = searched(6)
     text = as_text(made, width=50)
-    assert "Left out for want of width: seconds, epochs, parameters" in " ".join(text.split())
+    assert "Left out for want of width: time, epochs, parameters" in " ".join(text.split())
     best = max(value for value in made.column("cider") if isinstance(value, float) and math.isfinite(value))
     assert f"{best:.4f} {BEST}" in text
     assert "Left out" not in as_text(made, width=200)
@@ -74,7 +74,7 @@ def test_a_narrow_table_keeps_its_objectives_longest():
     rows = [measured(name, value, size) for name, value, size in (("large", 0.9, 2_000_000), ("small", 0.5, 1_000))]
     made = table(rows, further_objectives=("parameters", "latency_ms"), columns=("cider", "val_loss"))
     text = as_text(made, width=48)
-    assert "Left out for want of width: seconds, epochs, val_loss." in " ".join(text.split())
+    assert "Left out for want of width: time, epochs, val_loss." in " ".join(text.split())
     assert "1.00 k ●" in text
     assert text.count("◆") == 3, "two rows and the note"
 

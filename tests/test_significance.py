@@ -135,9 +135,9 @@ def test_a_narrow_terminal_keeps_the_interval_longer_than_other_metrics_and_p_lo
     made = sure(rows())
     wide, narrow, narrowest = (" ".join(as_text(made, width=width).split()) for width in (100, 50, 34))
     assert "Left out" not in wide
-    assert "Left out for want of width: seconds, epochs, parameters, improvement, val_loss." in narrow
+    assert "Left out for want of width: time, epochs, parameters, % over base, val_loss." in narrow
     assert "[" in narrow.split("All rows")[0]
-    assert "improvement, val_loss, intervals." in narrowest
+    assert "% over base, val_loss, intervals." in narrowest
     assert "n.s." in narrowest.split("All rows")[0]
 
 

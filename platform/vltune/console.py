@@ -74,7 +74,9 @@ def as_text(table: Table, *, width: int = 100, color: bool = False) -> str:
         elif key in present:
             left_out.append(key)
     console.print(_grid(table, left_out, width))
-    notes = [f"Left out for want of width: {', '.join(left_out)}."] if left_out else []
+    titles = {column.key: column.title for column in table.columns}
+    missed = ", ".join(titles.get(key, key) for key in left_out)
+    notes = [f"Left out for want of width: {missed}."] if missed else []
     for note in (*_remarks(table), *table.notes, *notes):
         console.print(Text(note, style="dim"))
     assert isinstance(console.file, io.StringIO)
