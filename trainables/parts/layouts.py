@@ -128,7 +128,7 @@ def _read_karpathy(root: Path, file: Path, report: Report) -> Listing:
             path = next((candidate for candidate in newer if candidate.is_file()), path)
         entries.append(Entry(identity, path, splits[split], cleaner.clean(captions)))
     name = _get(tree, "dataset")
-    notes = [*cleaner.notes(), f"splits as {file.name} gives them."]
+    notes = [*cleaner.notes(), f"Splits as {file.name} gives them."]
     return Listing(name if isinstance(name, str) and name else file.stem, entries, notes)
 
 
@@ -222,7 +222,7 @@ def _read_flickr(
             not count or _first(seen, (picture, count), str(number), where, f"caption {picture}#{count}", report)
         ):
             texts.setdefault(picture, []).append(text)
-    notes = [f"captions of {picture} dropped, a known slip of {file.name}." for picture in sorted(stray)]
+    notes = [f"Captions of {picture} dropped, a known slip of {file.name}." for picture in sorted(stray)]
     folder = picture_folder(root, next(iter(texts), ""))
     cleaner = Cleaner()
     cleaned = {picture: cleaner.clean(found) for picture, found in texts.items()}
@@ -235,7 +235,7 @@ def _read_flickr(
             if _held(picture, f"the list of {split}", report)
         ]
         left = len(set(cleaned).difference(*lists.values()))
-        notes += ["splits as the Flickr_8k lists give them."] + [f"{left} pictures are in no list: left out."] * bool(
+        notes += ["Splits as the Flickr_8k lists give them."] + [f"{left} pictures are in no list: left out."] * bool(
             left
         )
     else:
