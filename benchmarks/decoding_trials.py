@@ -21,7 +21,8 @@ import torch
 from trainables.captioning import Captioning, CaptioningConfig
 from trainables.decoding import Decoding, DecodingTrialConfig
 from trainables.parts.scenes import write_scenes
-from vltune.ledger import Ledger, TrialRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import TrialRecord
 from vltune.library import PromotedModels
 from vltune.models import stood_on
 

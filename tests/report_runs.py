@@ -16,7 +16,8 @@ from vltune.columns import write_records, write_resamples
 from vltune.contract import Data, Direction, EpochReport, Record, Resampled, Sample
 from vltune.drawings import Curve
 from vltune.illustrations import FIGURES, FOLDER, INDEX, MODULES
-from vltune.ledger import Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord
 from vltune.samples import write_samples
 from vltune.study import Study
 from vltune.summary import trial_folder

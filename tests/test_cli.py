@@ -28,7 +28,8 @@ from vltune.cli import _parser, main
 from vltune.columns import read_records
 from vltune.contract import is_better
 from vltune.events import LedgerEvents
-from vltune.ledger import Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord
 from vltune.runtime import LocalRuntime
 from vltune.sender import SearchRun, Sender
 from vltune.summary import best_report, checkpoint_folder, trial_folder

@@ -18,7 +18,8 @@ from vltune import search as driver
 from vltune.checkpoints import seal
 from vltune.cli import main
 from vltune.contract import EpochReport
-from vltune.ledger import Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord
 from vltune.models import write_model
 
 LONG = "x" * 300

@@ -17,7 +17,8 @@ from vltune.cli import main
 from vltune.cluster import Shares
 from vltune.contract import EpochReport, Population, Search, fingerprint
 from vltune.errors import BadInput
-from vltune.ledger import Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord
 
 SIZE, EPOCHS = 3, 5
 """Three generations; the last has one epoch alone."""

@@ -14,7 +14,8 @@ from trainables.parts.scenes import write_scenes
 from vltune import search as driver
 from vltune.cli import main
 from vltune.contract import EpochReport, Search
-from vltune.ledger import Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord
 from vltune.space import resolve
 from vltune.summary import table
 

@@ -23,6 +23,7 @@ LAYERS = (
         "seeds",
         "budgets",
         "notes",
+        "ledger_records",
         "parameters",
         "search_files",
         "samples",

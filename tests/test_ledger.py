@@ -17,7 +17,8 @@ import pytest
 from vltune import ledger as module
 from vltune.contract import EpochReport
 from vltune.errors import BadInput, NotFound, Unreachable
-from vltune.ledger import LEASE_SECONDS, Busy, Ledger, SearchRecord
+from vltune.ledger import LEASE_SECONDS, Busy, Ledger
+from vltune.ledger_records import SearchRecord
 
 
 @pytest.fixture(autouse=True)

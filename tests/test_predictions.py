@@ -12,7 +12,8 @@ from trainables.predictions import CAPTIONS, Predictions, PredictionsConfig, che
 from vltune.cli import main
 from vltune.contract import Data, Sample
 from vltune.errors import BadInput, NotFound
-from vltune.ledger import Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord
 from vltune.library import PromotedModels
 from vltune.runtime import LocalRuntime
 from vltune.summary import rows_of, table, trial_folder

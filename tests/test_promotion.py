@@ -15,7 +15,8 @@ from vltune import checkpoints, models
 from vltune.contract import Data, Record
 from vltune.errors import BadInput, NotFound
 from vltune.events import LedgerEvents
-from vltune.ledger import Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord
 from vltune.promotion import load_promoted, predict_samples, promote
 from vltune.registry import Model
 from vltune.runtime import LocalRuntime

@@ -13,7 +13,8 @@ from tests.test_generations import Killed, Slots, record, storage
 from vltune import search as driver
 from vltune import tuning
 from vltune.contract import EpochReport, Search, fingerprint
-from vltune.ledger import Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord
 from vltune.summary import best_trial, table
 
 __all__ = ["storage"]  # a fixture

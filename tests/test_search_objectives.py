@@ -18,7 +18,8 @@ from vltune.cli import main
 from vltune.cluster import Shares
 from vltune.console import Progress
 from vltune.contract import EpochReport, Search
-from vltune.ledger import Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord
 from vltune.search import Options, _Driver
 from vltune.summary import best_trial, table, write_summary
 

@@ -15,7 +15,8 @@ from vltune.checkpoints import RESAMPLES, TEST_RESAMPLES
 from vltune.columns import write_resamples
 from vltune.contract import EpochReport, Resampled
 from vltune.errors import BadInput, NotFound
-from vltune.ledger import Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord
 from vltune.promotion import winner
 from vltune.summary import table, trial_folder
 

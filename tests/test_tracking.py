@@ -19,7 +19,7 @@ import pytest
 from filelock import FileLock
 
 from vltune.errors import BadInput, NotFound, Unreachable
-from vltune.ledger import Event
+from vltune.ledger_records import Event
 from vltune.notes import LONGEST, search_note, trial_note
 from vltune.registry import Registry
 from vltune.sender import SearchRun, Sender

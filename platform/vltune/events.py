@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vltune.illustrations import FOLDER, MISSING
-from vltune.ledger import Event, Ledger, SearchRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import Event, SearchRecord
 from vltune.summary import best_report, checkpoint_folder, trial_folder
 
 

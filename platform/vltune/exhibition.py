@@ -17,7 +17,8 @@ from vltune.contract import Data, Direction, Family, Record
 from vltune.errors import BadInput
 from vltune.gallery import GalleryItem, choose
 from vltune.inline import shown_picture
-from vltune.ledger import Ledger, SearchRecord, TrialRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord, TrialRecord
 from vltune.summary import best_report, checkpoint_folder
 
 CAPTION, REFERENCES = "caption", "references"

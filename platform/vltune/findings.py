@@ -10,7 +10,8 @@ from typing import Any
 
 from vltune.compare import COMPETING, improvement
 from vltune.contract import Direction, EpochReport, Family, RunRow, is_better
-from vltune.ledger import Ledger, SearchRecord, TrialRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import SearchRecord, TrialRecord
 from vltune.seeds import configuration_of, fold
 from vltune.statistics import SIGNIFICANT, interval
 from vltune.summary import best_report, best_trial, checkpoint_folder, rows_of, trial_folder

@@ -8,7 +8,8 @@ from typing import Any
 from vltune import population as rules
 from vltune.checkpoints import keep_only
 from vltune.contract import Population
-from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import ENDED, SearchRecord, TrialRecord
 from vltune.population import Segment, Step
 from vltune.summary import best_report, checkpoint_folder, trial_folder
 

@@ -18,7 +18,8 @@ from vltune.screen import Screen, space_flag, storage_flag
 if TYPE_CHECKING:
     from vltune.configuration import TrialConfig
     from vltune.contract import Data, Search
-    from vltune.ledger import Ledger, SearchRecord
+    from vltune.ledger import Ledger
+    from vltune.ledger_records import SearchRecord
     from vltune.search import Options
 
 SOME_TRIALS_FAILED = 5
@@ -177,7 +178,8 @@ def start(
     confirms: dict[str, Any] | None = None,
 ) -> int:
     """Checks everything that can be checked before Ray starts, then runs; returns the exit code."""
-    from vltune.ledger import Ledger, SearchRecord
+    from vltune.ledger import Ledger
+    from vltune.ledger_records import SearchRecord
     from vltune.library import PromotedModels
     from vltune.objectives import columns_of, direction_of, measured_alike, unasked
     from vltune.population import with_constants

@@ -11,7 +11,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,12 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 
-from vltune.contract import Direction, EpochReport
+from vltune.contract import EpochReport
 from vltune.errors import BadInput, NotFound, Unreachable, nearest
-from vltune.objectives import directions_of
+from vltune.ledger_records import ENDED, Event, SearchRecord, TrialRecord, search_record, trial_record
 
 LEASE_SECONDS = 20.0
 """A driver on another machine that has not been heard of for so long is taken for dead."""
-
-ENDED = ("finished", "pruned", "stopped", "failed")
-"""States of a trial that does not go on."""
 
 _tables = sa.MetaData()
 _searches = sa.Table(
@@ -73,127 +70,6 @@ _leases = sa.Table(
     sa.Column("holder", sa.String(200), nullable=False),
     sa.Column("beat", sa.Float, nullable=False),
 )
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened in a search. Order is by ``sequence``, never by time: clocks are set back."""
-
-    sequence: int
-    search: str
-    uid: str
-    """The trial's; of ``summary`` the search's name and a slash."""
-    kind: str
-    """``started``, ``epoch``, ``ended``, ``illustrated``, or ``summary`` for the search itself."""
-    time: float
-    """Seconds since 1970."""
-    payload: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial as the ledger knows it."""
-
-    uid: str
-    search: str
-    number: int
-    """Its number in Optuna's study; where each configuration has several seeds, that times their number, and the place
-    of its seed among them."""
-    row: str
-    state: str
-    attempts: int
-    config: dict[str, Any]
-    searched: tuple[str, ...]
-    notes: tuple[str, ...]
-    """What its row of the table has to say beside its numbers."""
-    error: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchRecord:
-    """What a search was started with: all that resuming it, or telling of it, needs."""
-
-    name: str
-    search: str
-    """The space's own name."""
-    space: str
-    """What it was loaded by: its name if it is a shipped one, or the path of a person's own file."""
-    source: str
-    """Text of the module that defines the space."""
-    question: str
-    objective: str
-    direction: Direction
-    further_objectives: tuple[str, ...] = ()
-    """Metrics that are optimised beside the objective."""
-    num_trials: int
-    sampler: str
-    pruner: str
-    seed: int
-    seeds: int = 1
-    """Seeds with which each configuration is trained, from its own on; the sampler hears their mean."""
-    pins: dict[str, Any]
-    data: str
-    data_hash: str
-    family: str
-    metrics: dict[str, Direction]
-    """The metrics that its trials have, and which way each is better."""
-    unasked: dict[str, str] = field(default_factory=dict)
-    """The family's other metrics, which were not asked for -> the setting that asks for them."""
-    measured_by: dict[str, list[str]] = field(default_factory=dict)
-    """Metric -> fields that change what it measures."""
-    drawn_with: dict[str, str] = field(default_factory=dict)
-    """Metric -> what stays as it is when samples are drawn for its interval."""
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The named rows that run first."""
-    epochs: int = 0
-    """The most that a trial may have."""
-    sources: dict[str, str] = field(default_factory=dict)
-    """References to promoted models -> content hashes that they led to when the search was started."""
-    confirms: dict[str, Any] = field(default_factory=dict)
-    """Where it trains the best of another run again: ``run``, its name, and ``values``, row -> the objective there."""
-    population: dict[str, Any] | None = None
-    """The fields of ``Population`` if it trains as one, without the fields that were set by hand."""
-    base_row: str = ""
-    group_by: str = ""
-    columns: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    """Lines for under the table."""
-    workers: int = 1
-    gpus_per_worker: float | None = None
-    """None until the cluster's room is known, as for the two below."""
-    threads: int | None = None
-    concurrent: int | None = None
-    isolate: bool = False
-    versions: dict[str, str] = field(default_factory=dict)
-    created: float = 0.0
-    """Seconds since 1970; 0 until it is entered into the ledger."""
-    uid: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Tells it apart from a search of the same name in another ledger: both may write to one MLflow."""
-    state: str = "running"
-    """``running``, ``stopping``, ``interrupted`` or ``finished``."""
-
-    @property
-    def directions(self) -> dict[str, Direction]:
-        """All objectives, the first one first, and which way each is better."""
-        return directions_of((self.objective, *self.further_objectives), self.metrics)
-
-    def check_measured(self, metric: str) -> None:
-        """Checks that the run was asked to measure a metric of its family.
-
-        Raises:
-            BadInput: it was not.
-        """
-        if metric in self.unasked:
-            raise BadInput(
-                f"the run {self.name!r} has no {metric}: it is measured only where a run is started with "
-                f"--set {self.unasked[metric]}."
-            )
-
-    def title(self, trial: TrialRecord) -> str:
-        """What people call a trial: its row and, where there are several, its seed."""
-        if not trial.row:
-            return trial.uid
-        return f"{trial.row}, seed {trial.config['seed']}" if self.seeds > 1 and trial.config else trial.row
 
 
 class Busy(BadInput):
@@ -290,8 +166,8 @@ class Ledger:
     def searches(self) -> list[SearchRecord]:
         """All searches, the oldest first."""
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_searches).order_by(_searches.c.created)).all()
-        return [_search_record(row) for row in rows]
+            query = sa.select(_searches).order_by(_searches.c.created)
+            return [search_record(row) for row in connection.execute(query).mappings()]
 
     def change(self, name: str, **changes: Any) -> SearchRecord:
         """Changes fields of a search's record: more trials, or the room that it was given."""
@@ -386,7 +262,7 @@ class Ledger:
         """The trials of a search in the order of their numbers."""
         with self._engine.connect() as connection:
             query = sa.select(_trials).where(_trials.c.search == search).order_by(_trials.c.number)
-            return [_trial_record(row) for row in connection.execute(query)]
+            return [trial_record(row) for row in connection.execute(query).mappings()]
 
     def trial(self, uid: str) -> TrialRecord:
         """One trial.
@@ -395,9 +271,9 @@ class Ledger:
             NotFound: there is none.
         """
         with self._engine.connect() as connection:
-            row = connection.execute(sa.select(_trials).where(_trials.c.uid == uid)).one_or_none()
+            row = connection.execute(sa.select(_trials).where(_trials.c.uid == uid)).mappings().one_or_none()
             if row is not None:
-                return _trial_record(row)
+                return trial_record(row)
             uids = connection.execute(sa.select(_trials.c.uid)).scalars().all()
         raise NotFound(f"there is no trial {uid!r} here{nearest(uid, uids[-20:]) if uids else ': none was run yet.'}")
 
@@ -524,15 +400,3 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
     cursor.execute("PRAGMA synchronous=NORMAL")  # sound after any kill; a power cut may cost the last transactions
     cursor.close()
-
-
-def _search_record(row: sa.Row) -> SearchRecord:
-    stored = json.loads(row.record) | {"created": row.created, "state": row.state}
-    listed = ("columns", "notes", "further_objectives")
-    return SearchRecord(**stored | {key: tuple(stored.get(key, ())) for key in listed})
-
-
-def _trial_record(row: sa.Row) -> TrialRecord:
-    values: dict[str, Any] = dict(row._mapping)  # noqa: SLF001 (SQLAlchemy's public name for it)
-    values |= {key: tuple(json.loads(values[key])) for key in ("searched", "notes")}
-    return TrialRecord(**values | {"config": json.loads(row.config)})

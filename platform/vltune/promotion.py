@@ -12,7 +12,8 @@ from vltune.checkpoints import Corrupt
 from vltune.contract import Family, Record, Sample
 from vltune.errors import BadInput, NotFound, lookup
 from vltune.held_out import BATCH, TestScores, score_test_split
-from vltune.ledger import Ledger, TrialRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import TrialRecord
 from vltune.registry import Model, Registry, check_names
 from vltune.summary import best_report, best_trial, checkpoint_folder, trial_folder
 from vltune.tracking import Tracker

@@ -4,7 +4,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import ENDED, SearchRecord, TrialRecord
 from vltune.summary import best_report
 
 

@@ -13,7 +13,8 @@ from vltune.screen import Screen
 
 if TYPE_CHECKING:
     from vltune.contract import Search
-    from vltune.ledger import Ledger, SearchRecord
+    from vltune.ledger import Ledger
+    from vltune.ledger_records import SearchRecord
 
 _PICTURE, _PAGE = ".png", ".html"
 

@@ -21,7 +21,8 @@ from vltune.events import LedgerEvents
 from vltune.generations import Generations, free_spent
 from vltune.grid import MOST_POINTS, grid_points
 from vltune.illustrations import FOLDER
-from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import ENDED, SearchRecord, TrialRecord
 from vltune.library import PromotedModels
 from vltune.population import Step
 from vltune.replicas import complete, configuration_number, configurations, enter_seeds, outcome, values_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vltune.illustrations import FIGURES, INDEX
-from vltune.ledger import Event
+from vltune.ledger_records import Event
 from vltune.tracking import EpochPoint, Refused, Tracker
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from vltune.contract import EpochReport, RunRow
 from vltune.errors import BadInput
 from vltune.forms import as_columns, as_csv, as_markdown, folded
 from vltune.latex import as_latex
-from vltune.ledger import ENDED, Ledger, SearchRecord, TrialRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import ENDED, SearchRecord, TrialRecord
 from vltune.notes import search_note
 from vltune.pages import as_html
 from vltune.screen import space_flag

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from integration.runs import TOY, history, run, said, start, wait_for, weights
 
-from vltune.ledger import ENDED, Ledger, TrialRecord
+from vltune.ledger import Ledger
+from vltune.ledger_records import ENDED, TrialRecord
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(2400)]
 
