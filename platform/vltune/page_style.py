@@ -123,7 +123,7 @@ figcaption { color: var(--faint); font-size: .95rem; max-width: 44rem; }
 .legend { list-style: none; margin: .25rem 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.25rem;
   font-size: .92rem; }
 .legend svg { width: 1.7rem; height: .6rem; margin-right: .45rem; vertical-align: middle; }
-.bars { margin: .5rem 0 1.5rem; display: grid; grid-template-columns: minmax(6rem, 14rem) minmax(0, 1fr) 5.5rem;
+.bars { margin: .5rem 0 1.5rem; display: grid; grid-template-columns: minmax(6rem, 14rem) minmax(0, 1fr) max-content;
   gap: .3rem .9rem; align-items: center; font-size: .95rem; }
 .bars dt { overflow-wrap: anywhere; line-height: 1.3; }
 .bars dd { margin: 0; }
@@ -170,7 +170,7 @@ footer { color: var(--faint); font-size: .9rem; margin-top: 4rem; border-top: 1p
 @media (max-width: 46rem) {
   main { padding: 1.5rem 1rem 3rem; } .toc ol { columns: 1; }
   .facts { grid-template-columns: minmax(0, 1fr); } .facts dd { border-top: 0; padding-top: 0; }
-  .bars { grid-template-columns: minmax(0, 1fr) 5.5rem; gap: .1rem .75rem; }
+  .bars { grid-template-columns: minmax(0, 1fr) max-content; gap: .1rem .75rem; }
   .bars dt { grid-column: 1 / -1; margin-top: .45rem; }
   .plot > .wide { display: none; } .plot > .narrow { display: block; }
   .paper.broad img { max-width: none; width: 46rem; }

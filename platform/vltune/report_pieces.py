@@ -139,8 +139,7 @@ def timeline(spans: Sequence[tuple[str, str, float, float]]) -> str:
     rows = (
         f'<dt>{escape(name)}</dt><dd class="track"><i class="{escape(state)}" style="left:'
         f'{100 * (first - begin) / whole:.2f}%;width:{100 * (last - first) / whole:.2f}%"></i></dd>'
-        f'<dd class="value"><span title="{escape(state)}">{duration(last - first)}'
-        f"{'' if state == 'finished' else f'<br>{escape(state)}'}</span></dd>"
+        f'<dd class="value">{duration(last - first)}{"" if state == "finished" else f", {escape(state)}"}</dd>'
         for name, state, first, last in spans
     )
     return f'<dl class="bars">{"".join(rows)}</dl>'
