@@ -22,7 +22,7 @@ from trainables.parts.annotations import refuse
 from trainables.parts.layouts import read_listing
 from trainables.parts.scenes import write_scenes
 from vltune import commands, evaluation, launch, repeats, reports
-from vltune import search as driver
+from vltune import search as searching
 from vltune.checkpoints import RECORDS
 from vltune.cli import _parser, main
 from vltune.columns import read_records
@@ -209,9 +209,9 @@ def test_one_corrupt_picture_is_skipped_and_named(
     assert [f["where"] for f in json.loads(out) if f["kind"] == "corrupt"] == [victim.name]
 
     def over(*_: object, **__: object) -> None:
-        raise driver.Interrupted
+        raise searching.Interrupted
 
-    monkeypatch.setattr(driver, "run", over)
+    monkeypatch.setattr(searching, "run", over)
     argv = ("search", "quickstart", "--data", folder, "--storage", tmp_path / "runs", "--set", "picture_size=16")
     code, out, err = say(*argv)
     assert (code, out) == (130, "")

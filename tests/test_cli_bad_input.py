@@ -14,7 +14,7 @@ from trainables.captioning import Captioning, CaptioningConfig
 from trainables.parts.scenes import write_scenes
 from trainables.parts.text import CaptionTokenizer
 from vltune import cluster
-from vltune import search as driver
+from vltune import search as searching
 from vltune.checkpoints import seal
 from vltune.cli import main
 from vltune.contract import EpochReport
@@ -176,7 +176,7 @@ def attempt(
     def offline(url: str, **_: object) -> None:
         raise urllib.error.URLError(f"no network for {url}")
 
-    monkeypatch.setattr(driver, "run", never)
+    monkeypatch.setattr(searching, "run", never)
     monkeypatch.setattr(cluster, "start", never)
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)

@@ -19,7 +19,7 @@ from trainables.pretraining_masked_word import MaskedWord
 from trainables.pretraining_rotation import Rotation
 from trainables.retrieval import Retrieval
 from vltune import cluster
-from vltune import search as driver
+from vltune import search as searching
 from vltune.checkpoints import seal
 from vltune.cli import main
 from vltune.contract import Assets, Data, Family
@@ -234,7 +234,7 @@ def test_one_line_says_what_to_do(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the search was about to start")
 
-    monkeypatch.setattr(driver, "run", never)
+    monkeypatch.setattr(searching, "run", never)
     monkeypatch.setattr(cluster, "start", never)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -264,7 +264,7 @@ def test_what_fails_in_some_rows_alone_stops_nothing(
     def begin(*_: object, **__: object) -> None:
         raise Begun
 
-    monkeypatch.setattr(driver, "run", begin)
+    monkeypatch.setattr(searching, "run", begin)
     monkeypatch.chdir(tmp_path)
     pins = [f"captioner={world / 'prompted'}", "max_tokens=10"]
     with pytest.raises(Begun):

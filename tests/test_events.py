@@ -12,10 +12,10 @@ from tests.families import Line
 from tests.test_search_objectives import SEARCH, launch
 from vltune.cluster import Shares
 from vltune.console import Progress
+from vltune.driver import Driver, Options
 from vltune.events import LedgerEvents
 from vltune.illustrations import FOLDER, MISSING
 from vltune.ledger import Ledger
-from vltune.search import Options, _Driver
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +80,9 @@ def test_the_driver_looks_for_figures_of_pruned_trials_whenever_it_hears_somethi
     launch(tmp_path)
     ledger = Ledger.of(tmp_path)
 
-    def driver() -> _Driver:
+    def driver() -> Driver:
         display = Progress(file=io.StringIO())
-        made = _Driver(SEARCH, ledger, ledger.search("run"), options=Options(storage=tmp_path), display=display)
+        made = Driver(SEARCH, ledger, ledger.search("run"), options=Options(storage=tmp_path), display=display)
         made.shares = Shares(concurrent=1, workers=1, threads=1, cpus_per_worker=1, gpus_per_worker=0.0)
         return made
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from families import Line, LineConfig
 
-from vltune import search as driver
+from vltune import search as searching
 from vltune import tuning
 from vltune.cli import main
 from vltune.cluster import Shares
 from vltune.contract import EpochReport, Population, Search, fingerprint
+from vltune.driver import Options, Room
 from vltune.errors import BadInput
 from vltune.ledger import Ledger
 from vltune.ledger_records import SearchRecord
@@ -117,12 +118,12 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     @contextlib.contextmanager
     def room(*_: Any) -> Iterator[Any]:
         shares = Shares(concurrent=1, workers=1, threads=1, cpus_per_worker=1, gpus_per_worker=0)
-        yield driver._Room(shares, tmp_path / "mark")
+        yield Room(shares, tmp_path / "mark")
 
     monkeypatch.delenv("VLTUNE_LEDGER", raising=False)
-    monkeypatch.setattr(driver, "_cluster", room)
-    monkeypatch.setattr(driver, "Sender", lambda *_, **__: Quiet())
-    monkeypatch.setattr(driver, "write_summary", lambda *_, **__: {})
+    monkeypatch.setattr(searching, "_cluster", room)
+    monkeypatch.setattr("vltune.driver.Sender", lambda *_, **__: Quiet())
+    monkeypatch.setattr("vltune.conclusion.write_summary", lambda *_, **__: {})
     return tmp_path
 
 
@@ -156,8 +157,8 @@ def go_on(storage: Path, slots: Slots, monkeypatch: pytest.MonkeyPatch, *, fresh
     ledger = Ledger.of(storage)
     found = fresh or ledger.search("line")
     try:
-        options = driver.Options(storage=storage)
-        driver.run(SEARCH, ledger, found, options=options, display=Quiet(), fresh=fresh is not None)
+        options = Options(storage=storage)
+        searching.run(SEARCH, ledger, found, options=options, display=Quiet(), fresh=fresh is not None)
     except Killed:
         return False
     return True

@@ -11,7 +11,7 @@ from families import NoLibrary
 from trainables.captioning import Captioning, CaptioningConfig
 from trainables.parts.encoders import build_encoder
 from trainables.parts.scenes import write_scenes
-from vltune import search as driver
+from vltune import search as searching
 from vltune.cli import main
 from vltune.contract import EpochReport, Search
 from vltune.ledger import Ledger
@@ -51,7 +51,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
             found = resolve(search, None, row=row, pins=record.pins, defaults=defaults, sources=NoLibrary())
             ledger.add_trial(record.name, number, row=name, config=found.config.fields(), searched=())
 
-    monkeypatch.setattr(driver, "run", enter)
+    monkeypatch.setattr(searching, "run", enter)
 
     def run(command: str, *argv: object) -> int:
         return main([command, "--storage", str(tmp_path / "runs"), *map(str, argv)])

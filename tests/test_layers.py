@@ -49,6 +49,7 @@ LAYERS = (
         "latency",
         "page_style",
         "field_texts",
+        "display",
         "inline",
         "gallery",
     },
@@ -67,7 +68,7 @@ LAYERS = (
         "report",
     },
     {"events", "stopping"},
-    {"search", "promotion", "preflight", "held_out"},
+    {"conclusion", "driver", "search", "promotion", "preflight", "held_out"},
     {"commands", "launch", "repeats", "evaluation", "reports"},
     {"cli"},
 )
@@ -76,7 +77,7 @@ LAYERS = (
 CONTRACT = {"vltune.errors", "vltune.configuration", "vltune.drawings", "vltune.contract"}
 
 OWNERS = {
-    "ray": {"vltune.cluster", "vltune.session", "vltune.tuning", "vltune.search"},
+    "ray": {"vltune.cluster", "vltune.session", "vltune.tuning", "vltune.driver"},
     "mlflow": {"vltune.tracking", "vltune.registry"},
     "optuna": {"vltune.ledger", "vltune.study", "vltune.study_plots"},
     "sqlalchemy": {"vltune.ledger"},

@@ -10,9 +10,10 @@ import pytest
 from families import Line, LineConfig
 
 from tests.test_generations import Killed, Slots, record, storage
-from vltune import search as driver
+from vltune import search as searching
 from vltune import tuning
 from vltune.contract import EpochReport, Search, fingerprint
+from vltune.driver import Options
 from vltune.ledger import Ledger
 from vltune.ledger_records import SearchRecord
 from vltune.summary import best_trial, table
@@ -52,8 +53,8 @@ def go_on(storage: Path, slots: Slots, monkeypatch: pytest.MonkeyPatch, *, fresh
     ledger = Ledger.of(storage)
     found = fresh or ledger.search("line")
     try:
-        options = driver.Options(storage=storage)
-        driver.run(SEARCH, ledger, found, options=options, display=Quietly(), fresh=fresh is not None)
+        options = Options(storage=storage)
+        searching.run(SEARCH, ledger, found, options=options, display=Quietly(), fresh=fresh is not None)
     except Killed:
         return False
     return True

@@ -8,7 +8,6 @@ import shutil
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from report_runs import HOSTILE, IDS, Toy, add, fill, pictures, small_run
 from test_cli import Say, say  # noqa: F401 - a fixture
 
 from trainables import FAMILIES
+from vltune import conclusion, report_plots
 from vltune import report as reporting
-from vltune import report_plots
 from vltune.errors import BadInput, NotFound
 from vltune.findings import cautions, gather, verdict
 from vltune.inline import picture_uri, shown_picture
@@ -29,7 +28,6 @@ from vltune.promotion import promote, winner
 from vltune.report import Report, Sources, write_report
 from vltune.report_answer import answer
 from vltune.report_space import range_words
-from vltune.search import Options, _Driver
 from vltune.space import load_search
 from vltune.summary import table, trial_folder, write_summary
 
@@ -543,10 +541,12 @@ def test_a_search_tells_its_space_with_its_constants(tmp_path: Path, monkeypatch
         return Report(tmp_path / "report.html", {})
 
     monkeypatch.setattr(reporting, "write_report", write)
-    display: Any = SimpleNamespace(say=said.append)
-    options = Options(storage=tmp_path)
-    driver = _Driver(load_search(str(file), {}), ledger, ledger.search("long"), options=options, display=display)
-    assert (driver._report(), said) == ("report.html", []), "without its constants it breaks the rule of the 10 epochs"
+    add(ledger, tmp_path, run="long")
+    monkeypatch.setattr(conclusion, "write_summary", lambda *_, report, **__: {"report": report})
+    search = load_search(str(file), {})
+    conclusion.conclude(ledger, ledger.search("long"), search, tmp_path, generations=None, say=said.append)
+    assert said == [], "without its constants it breaks the rule of the 10 epochs"
+    assert ledger.pending("long", after=0, limit=99)[-1].payload == {"report": "report.html"}
     assert [str(parameter) for parameter in told["long"].parameters] == ["dropout: float 0 to 0.5"]
     assert told["long"].fixed["epochs"] == 20
 

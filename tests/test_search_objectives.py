@@ -13,14 +13,14 @@ import pytest
 
 from tests.families import Line, LineConfig
 from trainables.parts.scenes import write_scenes
-from vltune import search as driver
+from vltune import search as searching
 from vltune.cli import main
 from vltune.cluster import Shares
 from vltune.console import Progress
 from vltune.contract import EpochReport, Search
+from vltune.driver import Driver, Options
 from vltune.ledger import Ledger
 from vltune.ledger_records import SearchRecord
-from vltune.search import Options, _Driver
 from vltune.summary import best_trial, table, write_summary
 
 Measured = dict[str, float]
@@ -94,7 +94,7 @@ def launch(storage: Path, search: Search = SEARCH, **changes: Any) -> SearchReco
 def play(storage: Path, search: Search, measure: Callable[[Any, int], Measured], *, most: int = 99) -> Quiet:
     """Drives the run on for so many trials; each has two epochs with the metrics that ``measure`` gives."""
     ledger, display = Ledger.of(storage), Quiet()
-    driver = _Driver(search, ledger, ledger.search("run"), options=Options(storage=storage), display=display)
+    driver = Driver(search, ledger, ledger.search("run"), options=Options(storage=storage), display=display)
     driver.shares = Shares(concurrent=1, workers=1, threads=1, cpus_per_worker=1, gpus_per_worker=0.0)
     for _ in range(most):
         if not driver.has_work():
@@ -215,7 +215,7 @@ def test_command_changes_the_objectives_of_any_search_and_resume_keeps_them(
         if fresh:
             ledger.create_search(record)
 
-    monkeypatch.setattr(driver, "run", enter)
+    monkeypatch.setattr(searching, "run", enter)
     options = ("--storage", str(tmp_path / "runs"))
     objectives = ("--objectives", "val_loss,parameters", "--sampler", "nsga2")
     assert main(["search", "quickstart", *options, "--data", str(tmp_path / "data"), *objectives, "--trials", "4"]) == 0

@@ -18,9 +18,9 @@ from vltune.screen import Screen, space_flag, storage_flag
 if TYPE_CHECKING:
     from vltune.configuration import TrialConfig
     from vltune.contract import Data, Search
+    from vltune.driver import Options
     from vltune.ledger import Ledger
     from vltune.ledger_records import SearchRecord
-    from vltune.search import Options
 
 SOME_TRIALS_FAILED = 5
 _LONGEST_NAME = 64
@@ -152,7 +152,7 @@ def _source(found: "Search") -> str:
 
 
 def _options(arguments: Namespace) -> "Options":
-    from vltune.search import Options
+    from vltune.driver import Options
 
     return Options(
         storage=arguments.storage,
@@ -315,17 +315,17 @@ def _drive(
     found: "Search", ledger: "Ledger", record: "SearchRecord", options: "Options", screen: Screen, *, fresh: bool
 ) -> int:
     """Runs or resumes, shows the table, and says what to do next."""
-    from vltune import search as driver
     from vltune.console import Progress, as_text
     from vltune.forms import as_json
     from vltune.generations import Generations
+    from vltune.search import Interrupted, run
     from vltune.summary import best_report, best_trial, table
 
     trials = f"{record.num_trials} configurations, each with {record.seeds} seeds," if record.seeds > 1 else ""
     screen.say(f"run {record.name}: {trials or f'{record.num_trials} trials'} of {record.search} on {record.data}")
     try:
-        driver.run(found, ledger, record, options=options, display=Progress(), fresh=fresh)
-    except driver.Interrupted:
+        run(found, ledger, record, options=options, display=Progress(), fresh=fresh)
+    except Interrupted:
         screen.say(f"stopped. Go on with: vltune resume {record.name}{storage_flag(options.storage)}")
         return 130
     trials = ledger.trials(record.name)
