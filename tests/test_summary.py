@@ -86,6 +86,15 @@ def test_what_measures_differently_is_said(ledger: Ledger) -> None:
     assert not any("score_prompt" in note for note in shown.notes), "it is off in all"
 
 
+def test_what_was_set_for_all_rows_is_said(ledger: Ledger) -> None:
+    assert not any("Set for" in note for note in table(ledger, ["seen"]).notes)
+    ledger.change("seen", pins={"train_pictures": 100, "dropout": 0.5})
+    assert "Set for all rows: train_pictures=100, dropout=0.5." in table(ledger, ["seen"]).notes
+    ledger.change("written", pins={"data_hash": "d" * 64, "learning_rate": 0.1})  # a record, trained again
+    told = [note for note in table(ledger, ["seen", "written"]).notes if "Set for" in note]
+    assert told == ["Set for all rows of seen: train_pictures=100, dropout=0.5."]
+
+
 def test_families_without_the_metric_are_refused_in_one_line(ledger: Ledger) -> None:
     with pytest.raises(BadInput, match=r"seen \(captioning\), found \(retrieval\).*have not all 'cider'.*no metric"):
         table(ledger, ["seen", "found"])

@@ -173,7 +173,7 @@ class Capdec(Family):
             if not kept:
                 raise BadInput(f"text_file={config.text_file!r} holds only captions of validation and test pictures.")
             dropped = len(texts) - len(kept)
-            notes += [*cleaned, f"{len(kept)} captions of {Path(config.text_file).name} to train on."]
+            notes += [*cleaned, f"{Path(config.text_file).name} has {len(kept)} captions to train on."]
             notes += [f"{dropped} of its captions are those of validation or test pictures: left out."] * bool(dropped)
         else:
             kept = [text for sample in train for text in sample.captions]

@@ -379,7 +379,8 @@ class Progress:
             parts.append(
                 f"best {self.objective} {_value(self.best)}" + (f" ({self.best_name})" if self.best_name else "")
             )
-        parts += [f"{duration(self.seconds_left)} left"] if self.seconds_left is not None else []
+        left = self.seconds_left
+        parts += [f"{duration(left)} left"] if left is not None and left >= 1 else []
         return ", ".join(parts)
 
     def _line(self, text: str) -> None:

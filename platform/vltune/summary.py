@@ -21,6 +21,7 @@ from vltune.ledger import Ledger
 from vltune.ledger_records import ENDED, SearchRecord, TrialRecord
 from vltune.notes import search_note
 from vltune.pages import as_html
+from vltune.parameters import plain_text
 from vltune.screen import space_flag
 from vltune.seeds import fold
 
@@ -167,7 +168,7 @@ def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: s
     first = records[0]
     for record in records:
         record.check_measured(sort_by)
-    notes = [*dict.fromkeys(note for record in records for note in record.notes), *_shared_notes(rows)]
+    notes = [*dict.fromkeys(note for record in records for note in record.notes), *_shared_notes(rows), *_set(records)]
     if all(record.family == first.family for record in records):
         return {
             "objective": first.objective,
@@ -279,6 +280,16 @@ def _shared_notes(rows: Sequence[RunRow]) -> list[str]:
     """What all rows have alike and a reader has to know."""
     weights = {str(row.config["weights"]) for row in rows if "weights" in row.config}
     return ["No pretrained weights: every encoder started at random."] if weights == {"none"} else []
+
+
+def _set(records: Sequence[SearchRecord]) -> list[str]:
+    """What a person set for all trials of a run, a note for each. What trains a record again has set everything."""
+    return [
+        f"Set for all rows{f' of {record.name}' if len(records) > 1 else ''}: "
+        f"{', '.join(f'{key}={plain_text(value)}' for key, value in record.pins.items())}."
+        for record in records
+        if record.pins and "data_hash" not in record.pins
+    ]
 
 
 def best_trial(ledger: Ledger, run: str) -> TrialRecord:
