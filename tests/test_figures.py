@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import math
 
@@ -102,7 +103,10 @@ def test_parameters_are_drawn_on_a_scale_that_fits_them():
         )
         for i, value in enumerate([0.1, 0.2, 0.3, 0.4, 0.5, math.nan])
     ]
-    figure = figures.metric_against_parameters(rows, ["learning_rate", "heads", "decoder"], "cider")
+    asked = ("learning_rate", "heads", "decoder")
+    rows = [dataclasses.replace(row, searched=asked) for row in rows]
+    elsewhere = dataclasses.replace(rows[0], searched=asked[::2])  # a branch without heads
+    figure = figures.metric_against_parameters([*rows, elsewhere], asked, "cider")
     assert [axes.get_xlabel() for axes in figure.axes] == ["learning_rate", "heads", "decoder"]
     assert [axes.get_xscale() for axes in figure.axes] == ["log", "linear", "linear"]
     assert [label.get_text() for label in figure.axes[2].get_xticklabels()] == ["gru", "lstm"]

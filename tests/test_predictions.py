@@ -280,7 +280,7 @@ def test_the_test_split_is_shown_with_all_that_is_to_be_known(
     assert "1 of 3 captions of the file were cleaned" in notes
     assert "written elsewhere" in notes
     assert "interval of cider: document frequencies stay" in notes
-    assert "data: split 80/10/10" in notes
+    assert "data: Split 80/10/10" in notes
     assert notes in say(*words)[1]
 
 

@@ -200,6 +200,8 @@ def caption_lengths(stats: Mapping[str, Any]) -> Figure:
 def metric_against_parameters(rows: Sequence[RunRow], parameters: Sequence[str], metric: str) -> Figure:
     """The metric of each trial against each of some fields of the configuration, a panel for each.
 
+    A trial whose branch of the space did not ask for a field has no point there: its value had no effect.
+
     Raises:
         BadInput: no parameters, or no trial has a finite value of the metric.
     """
@@ -212,7 +214,7 @@ def metric_against_parameters(rows: Sequence[RunRow], parameters: Sequence[str],
     for number, name in enumerate(parameters):
         axes = figure.add_subplot(down, across, number + 1)
         style(axes)
-        points = [(row.config[name], row.metrics[metric]) for row in kept if name in row.config]
+        points = [(row.config[name], row.metrics[metric]) for row in kept if name in row.searched]
         _scatter(axes, points)
         axes.set_xlabel(name)
         if number % across == 0:

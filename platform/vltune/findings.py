@@ -254,8 +254,9 @@ def cautions(found: Findings, said: Verdict | None) -> list[str]:
             lines.append(f"{counts[state]} of {len(found.trials)} trials {words}.")
     if counts["pruned"]:
         lines.append(
-            f"{counts['pruned']} of {len(found.trials)} trials were pruned (stopped early because others were better): "
-            "their values are not final."
+            f"Of {len(found.trials)} trials {counts['pruned']} "
+            + ("was pruned" if counts["pruned"] == 1 else "were pruned")
+            + " (stopped early because others were better): such values are not final."
         )
     if record.further_objectives:
         lines.append(

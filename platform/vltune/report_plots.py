@@ -127,8 +127,8 @@ def _against(found: Findings, ranked_names: Sequence[str]) -> str:
     """A panel for each setting, those that matter most first."""
     metric = found.record.objective
     rows = [row for row in found.folded if math.isfinite(row.metrics.get(metric, math.nan))]
-    names = sorted({name for row in rows for name in row.searched if name in row.config})
-    names = [name for name in names if len({repr(row.config[name]) for row in rows if name in row.config}) > 1]
+    names = sorted({name for row in rows for name in row.searched})
+    names = [name for name in names if len({repr(row.config[name]) for row in rows if name in row.searched}) > 1]
     names.sort(key=lambda name: ranked_names.index(name) if name in ranked_names else len(ranked_names))
     if len(rows) < 2 or not names:
         return ""

@@ -227,7 +227,7 @@ def split_entries(
             if count < 3:
                 raise BadInput(f"{path}: {count} pictures cannot be split in three; at least 3 are needed.")
             borders = {TRAIN: min(count * 8 // 10, count - 2), VALIDATION: max(1, count // 10)}
-            notes.append(f"split 80/10/10 by picture with seed {seed}: the folder gives none.")
+            notes.append(f"Split 80/10/10 by picture with seed {seed}: the folder gives none.")
         else:
             borders = {VALIDATION: max(1, count // 2)}
             notes.append(f"held-out pictures halved into validation and test with seed {seed}.")
