@@ -19,6 +19,8 @@ from test_cli import Say, say  # noqa: F401 - a fixture
 from trainables import FAMILIES
 from vltune import conclusion, report_plots
 from vltune import report as reporting
+from vltune.checkpoints import RECORDS
+from vltune.columns import read_records, write_records
 from vltune.errors import BadInput, NotFound
 from vltune.findings import cautions, gather, verdict
 from vltune.inline import picture_uri, shown_picture
@@ -175,6 +177,25 @@ def test_it_is_careful(tmp_path: Path) -> None:
     assert "Nobody has read the test split yet" in lines
     sure = " ".join(cautions(found, verdict(found, p=0.001)))
     assert "n.s." not in sure
+
+
+@pytest.mark.parametrize(
+    ("different", "words"),
+    [(1, "wrote one and the same caption for 40 pictures"), (4, "wrote only 4 captions for 40 pictures"), (5, "")],
+)
+def test_a_model_that_says_the_same_of_all_pictures_is_told(tmp_path: Path, different: int, words: str) -> None:
+    ledger = fill(tmp_path)
+    add(ledger, tmp_path, row="LSTM")
+    checkpoint = gather(ledger, "toy", tmp_path).checkpoint
+    assert checkpoint is not None
+    said = read_records(checkpoint / RECORDS)
+    write_records(checkpoint / RECORDS, [r | {"caption": f"dog {i % different}"} for i, r in enumerate(said)])
+    found = gather(ledger, "toy", tmp_path)
+    lines = " ".join(cautions(found, verdict(found, p=None)))
+    assert ("The best model" in lines) == bool(words)
+    assert words in lines
+    if words:
+        assert report(ledger, tmp_path).text.count(words) == 2, "above, and beside the captions"
 
 
 def test_the_test_split_is_told_once_it_was_read(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from vltune.summary import best_report, checkpoint_folder
 CAPTION, REFERENCES = "caption", "references"
 """Keys of the records of families that write captions."""
 
+_ENOUGH, _FEW = 20, 0.1
+"""Pictures among which it means something that a model says much the same of them, and how few captions that are."""
+
 
 @dataclass(frozen=True)
 class Exhibition:
@@ -113,6 +116,8 @@ def exhibit(
         notes.append(
             "The data is not where it was: these are the few pictures that checkpoints keep, small and square."
         )
+    alike = {name: sameness([*records.values()]) for name, records in said.items()}
+    notes += [f"{name} wrote {what}." for name, what in alike.items() if what]
     metric = _own_metric(said, seen, objective, metrics)
     scores = {i: [float(said[name][i].get(metric, math.nan)) for name in said] if metric else [] for i in seen}
     groups = choose(scores, metrics.get(metric, "max"), of_each=of_each)
@@ -120,6 +125,15 @@ def exhibit(
     items = {kind: [item for item in shown if item is not None] for kind, shown in items.items()}
     items = {kind: shown for kind, shown in items.items() if shown}
     return Exhibition(metric, tuple(said), items, len(seen), tuple(notes)) if items else None
+
+
+def sameness(records: Sequence[Record]) -> str:
+    """How few different captions there are, where they are few; empty elsewhere, and of models that write none."""
+    captions = [record[CAPTION] for record in records if isinstance(record.get(CAPTION), str)]
+    different, pictures = len({*captions}), len(captions)
+    if pictures < _ENOUGH or different > _FEW * pictures:
+        return ""
+    return f"{f'only {different} captions' if different > 1 else 'one and the same caption'} for {pictures} pictures"
 
 
 def _own_metric(

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vltune.checkpoints import RECORDS
+from vltune.columns import read_records
 from vltune.compare import COMPETING, improvement
 from vltune.contract import Direction, EpochReport, Family, RunRow, is_better
+from vltune.exhibition import sameness
 from vltune.ledger import Ledger
 from vltune.ledger_records import SearchRecord, TrialRecord
 from vltune.seeds import configuration_of, fold
@@ -44,6 +47,8 @@ class Findings:
     """Its metrics on the test split, if that was read."""
     explained: Mapping[str, str] = field(default_factory=dict)
     """Metric -> what it says, for people who do not know it."""
+    sameness: str = ""
+    """How few different captions the best model wrote, where they are few."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -160,6 +165,7 @@ def gather(
         checkpoint=folder if folder and folder.is_dir() else None,
         tested=json.loads(file.read_text())["metrics"] if file and file.is_file() else {},
         explained=explained,
+        sameness=sameness(read_records(folder / RECORDS)) if folder and (folder / RECORDS).is_file() else "",
     )
 
 
@@ -221,6 +227,11 @@ def cautions(found: Findings, said: Verdict | None) -> list[str]:
         lines.append(
             "The difference between the best row and the base row is not significant (n.s.): on other pictures of the "
             "same kind it could be the other way round."
+        )
+    if found.sameness:
+        lines.append(
+            f"The best model wrote {found.sameness}: what it says has little to do with what is on them, whatever its "
+            "score."
         )
     if said is not None and not record.confirms and len(competing) >= MANY_TRIALS:
         again = f" Train the best again with seeds that they were not chosen by: `vltune confirm {record.name}`."

@@ -34,7 +34,7 @@ TABLE = """
 .frame tr.best td { background: var(--tint); }
 .frame tr.failed td { color: var(--faint); }
 .frame tr.failed td.remark { color: var(--bad); }
-.frame td.remark { white-space: normal; color: var(--faint); min-width: 12rem; max-width: 26rem; font-size: .92em; }
+.frame td.remark { white-space: normal; color: var(--faint); min-width: 18rem; max-width: 32rem; font-size: .92em; }
 .spread { color: var(--faint); font-size: .87em; margin-left: .35em; }
 .frame b { font-weight: 700; }
 .mark { display: inline-block; width: .9em; color: var(--mark); text-align: center; margin-left: .3em;
