@@ -77,7 +77,7 @@ h3 { font-size: 1.1rem; line-height: 1.35; margin: 2.25rem 0 .35rem; }
 p, .prose li { max-width: 44rem; }
 p { margin: 0 0 .9rem; }
 .frame { font-size: .92rem; }
-.frame th, .frame td { padding: .4rem .55rem; }
+@media (min-width: 46.01rem) { .frame th, .frame td { padding: .4rem .55rem; } }
 .eyebrow { color: var(--faint); font-size: .9rem; margin: 0; }
 .lead { font-size: 1.2rem; line-height: 1.5; max-width: 40rem; }
 .faint, .read { color: var(--faint); }
