@@ -98,6 +98,15 @@ def test_what_was_set_for_all_rows_is_said(ledger: Ledger) -> None:
 def test_families_without_the_metric_are_refused_in_one_line(ledger: Ledger) -> None:
     with pytest.raises(BadInput, match=r"seen \(captioning\), found \(retrieval\).*have not all 'cider'.*no metric"):
         table(ledger, ["seen", "found"])
+    fill(
+        ledger,
+        "judged",
+        "matching",
+        {"accuracy": "max", "val_loss": "min"},
+        {"pairs": {"accuracy": 0.5, "val_loss": 1}},
+    )
+    with pytest.raises(BadInput, match=r"have not all 'val_loss'; they share no metric"):
+        table(ledger, ["seen", "judged"], sort_by="val_loss")
     with pytest.raises(BadInput, match=r"have not all 'val_loss'; they share the metrics cider, bleu_4"):
         table(ledger, ["seen", "written"], sort_by="val_loss")
 

@@ -197,7 +197,9 @@ def _widths(table: Table, width: int) -> list[tuple[int, int]]:
     for i, column in enumerate(table.columns):
         natural = max((cell_len(row[i]) for row in texts), default=0) + (2 if table.may_be_marked(column) else 0)
         settings = min(36, max(16, width // 3))
-        readable = {"label": 16, "parameter": settings if column.key == "settings" else 24}
+        word = max((len(word) for row in texts for word in row[i].split()), default=0)
+        names = min(24, max(16, width // 4, word))
+        readable = {"label": names, "parameter": settings if column.key == "settings" else 24}
         least = min(natural, readable.get(column.kind, natural))
         title = max(cell_len(line) for line in _title(column).split("\n"))
         widths.append((max(least, title), max(natural, title)))

@@ -184,6 +184,7 @@ def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: s
             "notes": notes,
         }
     shared = {m: way for m, way in first.metrics.items() if all(m in record.metrics for record in records)}
+    shared = {} if shared.keys() <= {"val_loss"} else shared  # families that share no more have losses of their own
     objective = sort_by or first.objective
     if objective not in shared:
         named = ", ".join(f"{record.name} ({record.family})" for record in records)
