@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import math
 import random
@@ -68,6 +69,27 @@ def test_a_table_that_fits_keeps_a_column_for_each_parameter():
     assert as_text(table(rows), width=100).splitlines()[0].split() == [
         *("name", "heads", "loss", "epochs", "cider", "val_loss", "parameters", "time")
     ]
+
+
+def test_a_narrow_table_keeps_the_objective_on_the_test_split():
+    rows = [run("a", 0.5, 1.0), run("b", 0.4, 2.0)]
+    rows = [
+        dataclasses.replace(row, metrics=row.metrics | {"test_cider": 0.4321, "test_val_loss": 3.0}) for row in rows
+    ]
+    directions = {"cider": "max", "test_cider": "max", "val_loss": "min", "test_val_loss": "min"}
+    text = as_text(table(rows, directions=directions, columns=[*directions]), width=36)
+    assert "0.4321" in text
+    assert "test_val_loss" in text.split("Left out")[1]
+
+
+@pytest.mark.parametrize("name", ["captioning_rnn-004", "Student's t, df 3"])
+def test_names_are_readable_before_there_are_many_numbers(name):
+    rows = [run(name, 0.5, 1.0), run("b", 0.4, 2.0)]
+    rows = [dataclasses.replace(row, metrics=row.metrics | {f"bleu_{n}": 0.5 for n in range(9)}) for row in rows]
+    directions = {"cider": "max", "val_loss": "min"} | {f"bleu_{n}": "max" for n in range(9)}
+    text = as_text(table(rows, directions=directions, columns=[*directions]), width=80)
+    assert name in text
+    assert "bleu_8" in text.split("Left out")[1]
 
 
 def test_a_narrow_table_keeps_its_objectives_longest():

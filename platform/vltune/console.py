@@ -62,7 +62,7 @@ def as_text(table: Table, *, width: int = 100, color: bool = False) -> str:
         table = folded(table)
     metrics = [column.key for column in table.columns if column.kind == "metric"]
     present = [column.key for column in table.columns]
-    aims = table.objectives
+    aims = tuple(key for aim in table.objectives for key in (aim, f"test_{aim}") if key in present)
     further = [key for key in reversed(metrics[1:]) if key not in aims]
     going = dict.fromkeys((*_FIRST_TO_GO, *further[:-1], "improvement", *further, *_LAST_TO_GO))
     for key in (*(key for key in going if key not in aims), *reversed(aims[1:])):

@@ -168,7 +168,11 @@ def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: s
     first = records[0]
     for record in records:
         record.check_measured(sort_by)
-    notes = [*dict.fromkeys(note for record in records for note in record.notes), *_shared_notes(rows), *_set(records)]
+    notes = [
+        *dict.fromkeys(note for record in records for note in record.notes),
+        *_shared_notes(rows),
+        *_set(records, rows),
+    ]
     if all(record.family == first.family for record in records):
         return {
             "objective": first.objective,
@@ -283,14 +287,16 @@ def _shared_notes(rows: Sequence[RunRow]) -> list[str]:
     return ["No pretrained weights: every encoder started at random."] if weights == {"none"} else []
 
 
-def _set(records: Sequence[SearchRecord]) -> list[str]:
-    """What a person set for all trials of a run, a note for each. What trains a record again has set everything."""
-    return [
-        f"Set for all rows{f' of {record.name}' if len(records) > 1 else ''}: "
-        f"{', '.join(f'{key}={plain_text(value)}' for key, value in record.pins.items())}."
-        for record in records
-        if record.pins and "data_hash" not in record.pins
-    ]
+def _set(records: Sequence[SearchRecord], rows: Sequence[RunRow]) -> list[str]:
+    """What a person set for all trials of a run, a note for each; a run that repeats a record has all of it set."""
+    notes = []
+    for record in records:
+        pins = {key: value for key, value in record.pins.items() if key != "seed"}  # the table tells of seeds
+        fields = max((len(row.config) for row in rows if row.run == record.name), default=0)
+        if pins and len(pins) < fields / 2:
+            whose = f" of {record.name}" if len(records) > 1 else ""
+            notes.append(f"Set for all rows{whose}: {', '.join(f'{k}={plain_text(v)}' for k, v in pins.items())}.")
+    return notes
 
 
 def best_trial(ledger: Ledger, run: str) -> TrialRecord:
