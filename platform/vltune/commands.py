@@ -334,6 +334,7 @@ def ui(arguments: Namespace, screen: Screen) -> int:
     if not database(arguments.storage).exists():
         raise NotFound(f"{arguments.storage} holds no runs yet: start with `vltune search quickstart`.")
     screen.say(f"MLflow at http://127.0.0.1:{arguments.port} (Ctrl-C ends it)")
+    screen.say("click 'Model training' there, at the top left, once: MLflow remembers it, and shows searches as runs")
     command = ui_command(arguments.storage, port=arguments.port)
     os.execv(command[0], command)  # noqa: S606 (no shell is wanted)
 
