@@ -407,6 +407,26 @@ def test_captions_from_elsewhere_are_not_promoted(tmp_path: Path) -> None:
     assert heard == ["the run toy is left out: its captions were written elsewhere, so there is no model to promote."]
 
 
+def test_a_run_of_named_rows_alone_has_searched_nothing(tmp_path: Path) -> None:
+    ledger = fill(tmp_path, base_row="", rows={"theirs": {}}, num_trials=1, pins={"seed": 4}, seeds=2)
+    add(ledger, tmp_path, row="theirs", values=(0.4,))
+    text = report(ledger, tmp_path).text
+    assert "One named configuration ran to the end: “theirs”." in text
+    for words in ("sampler", "Searched", "Set by hand", "Learning curves", ", best epoch", "interactive plots"):
+        assert words not in text
+    searched = fill(tmp_path, "long", base_row="", rows={"theirs": {}}, pins={"seed": 4})
+    add(searched, tmp_path, run="long", row="theirs")
+    text = report(searched, tmp_path, "long").text
+    for words in (
+        "chosen by the sampler",
+        "ran first, and to the end",
+        "Set by hand",
+        "Learning curves",
+        ", best epoch",
+    ):
+        assert words in text
+
+
 @pytest.mark.parametrize("model", [True, False])
 def test_a_row_alone_is_compared_with_nothing(tmp_path: Path, model: bool) -> None:
     ledger = fill(tmp_path, base_row="theirs", rows={"theirs": {}}, num_trials=1)

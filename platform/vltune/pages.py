@@ -1,5 +1,6 @@
 """A comparison table as a page of its own: one HTML file that needs nothing else, on any screen, in light and dark."""
 
+import re
 from html import escape
 
 from vltune.compare import BEST, BEST_OF_GROUP, Column, Table
@@ -65,4 +66,4 @@ def _class(column: Column) -> str:
 
 
 def _breakable(title: str) -> str:
-    return escape(title).replace("_", "_<wbr>").replace("% ", "%&nbsp;")
+    return re.sub(r"_(?=[^_]{3})", "_<wbr>", escape(title)).replace("% ", "%&nbsp;")

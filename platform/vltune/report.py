@@ -261,7 +261,7 @@ def _model(found: Findings, storage: Path, family: type[Family] | None) -> str:
     row = next(row for row in found.rows if row.uid == found.best.uid)
     size = f"<p>“{escape(found.record.title(found.best))}”, of the family <code>{escape(found.record.family)}</code>"
     size += f", has {amount(row.parameters)} parameters.</p>" if row.parameters else ".</p>"
-    return size + modules(found, storage) + configuration(found, family)
+    return size + (modules(found, storage) if row.parameters else "") + configuration(found, family)
 
 
 def _again(found: Findings, storage: Path, family: type[Family] | None) -> str:

@@ -88,7 +88,8 @@ def answer(found: Findings, shown: Table | None, *, several: bool) -> str:
     entries += [("trials", str(len(found.trials)), _counts(found)), ("time", duration(found.seconds), _spent(found))]
     if found.best is not None:
         short = record.title(found.best) if found.best.row else f"trial {found.best.number}"
-        entries.append(("best trial", short, f"{found.best.uid}, best epoch {_best_epoch(found)}"))
+        epoch = f", best epoch {_best_epoch(found)}" if len(found.epochs[found.best.uid]) > 1 else ""
+        entries.append(("best trial", short, f"{found.best.uid}{epoch}"))
     lead = " ".join(filter(None, [state.get(found.state, ""), *lines]))
     care = cautions(found, said)
     level = "h3" if several else "h2"

@@ -40,7 +40,7 @@ def plots(ledger: Ledger, found: Findings) -> str:
     if page:
         summary = "Interactive plots of the search (Optuna): point at them for values"
         parts.append(pieces.inner_page(summary, page, title=f"Optuna's plots of {record.name}"))
-    else:
+    elif record.num_trials >= FEWEST:
         parts.append(
             f"<p class='read'>Optuna's interactive plots come with {FEWEST} finished trials that were not pruned.</p>"
         )
@@ -93,7 +93,7 @@ def _curves(found: Findings) -> list[str]:
 
 
 def _curve(found: Findings, metric: str, widths: Sequence[tuple[str, float]]) -> str:
-    """The learning curves of all trials, the best ones named; an empty text where nobody has the metric."""
+    """The learning curves of all trials, the best ones named; an empty text where nobody has it for two epochs."""
     record = found.record
     order = [row.uid for row in ranked(found.rows, record.objective, record.direction)]
     order += [trial.uid for trial in found.trials if trial.uid not in order]
@@ -105,7 +105,7 @@ def _curve(found: Findings, metric: str, widths: Sequence[tuple[str, float]]) ->
         if points:
             # Segments of a population may share a name.
             histories[titles[uid] if titles[uid] not in histories else f"{titles[uid]} ({uid})"] = points
-    if not histories:
+    if all(len(points) < 2 for points in histories.values()):  # also where there are none
         return ""
     text = f"{metric} of {len(histories)} trials after each epoch"
     drawn = [

@@ -27,22 +27,27 @@ def space(found: Findings, described: Description | None, family: type[Family] |
     record, texts = found.record, field_texts(family.Config) if family is not None else {}
     rows = [f"“{name}”" + (" (the base row)" if name == record.base_row else "") for name in record.rows]
     population = record.population or {}
-    said = [
-        f"Trials were chosen by the sampler `{record.sampler}`, which {_verb(SAMPLERS.get(record.sampler, ''))}."
-        if not population
-        else f"A population of {population['size']} trained together: every {population['segment_epochs']} epochs the "
-        "worst became copies of the best, with changed settings."
-    ]
+    said = []
+    if population:
+        said.append(
+            f"A population of {population['size']} trained together: every {population['segment_epochs']} epochs the "
+            "worst became copies of the best, with changed settings."
+        )
+    elif not _all_named(found):
+        said.append(
+            f"Trials were chosen by the sampler `{record.sampler}`, which {_verb(SAMPLERS.get(record.sampler, ''))}."
+        )
     if record.pruner != "none":
         said.append(f"The pruner `{record.pruner}` stopped trials early: {PRUNERS.get(record.pruner, '')}.")
     if record.seeds > 1:
         said.append(f"Each configuration was trained with {record.seeds} seeds; their mean counts.")
     if record.confirms:
         said.append(f"The rows are the best of the run `{record.confirms['run']}`, trained again with new seeds.")
-    head = f"<p>{pieces.words(' '.join(said))}</p>"
+    head = f"<p>{pieces.words(' '.join(said))}</p>" if said else ""
     if rows:
         named = "One named configuration" if len(rows) == 1 else f"{len(rows)} named configurations"
-        head += f"<p>{named} ran first, and to the end: {escape(', '.join(rows))}.</p>"
+        when = "ran to the end" if _all_named(found) else "ran first, and to the end"
+        head += f"<p>{named} {when}: {escape(', '.join(rows))}.</p>"
     if described is not None:
         entries = [_entry(parameter, record.pins, texts) for parameter in described.parameters]
     else:
@@ -50,13 +55,19 @@ def space(found: Findings, described: Description | None, family: type[Family] |
         entries = _observed(found, texts)
     asked = {name for name, *_ in entries}
     given = [entry for entry in entries if entry[0] in record.pins]
-    searched = [entry for entry in entries if entry[0] not in record.pins]
-    own = {key: value for key, value in record.pins.items() if key not in asked}
+    searched = [] if _all_named(found) else [entry for entry in entries if entry[0] not in record.pins]
+    several = ("seed",) if record.seeds > 1 else ()  # its trials have further ones
+    own = {key: value for key, value in record.pins.items() if key not in (*asked, *several)}
     given += [(key, escape(plain_text(value)), texts.get(key, "")) for key, value in own.items()]
-    body = "<h3>Searched</h3>" + pieces.facts(searched) if searched else "<p>Nothing was searched.</p>"
+    body = "<h3>Searched</h3>" + pieces.facts(searched) if searched else "<p>Nothing else was tried.</p>"
     if given:
         body += f"<h3>Set by hand</h3><p class='read'>The same in all trials.</p>{pieces.facts(given)}"
     return head + body
+
+
+def _all_named(found: Findings) -> bool:
+    """Whether all trials are named rows, so that nothing was left to search."""
+    return bool(found.record.rows) and found.record.num_trials <= len(found.record.rows)
 
 
 def _verb(text: str) -> str:
