@@ -171,6 +171,18 @@ def test_in_a_terminal_the_picture_fits(width, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_trial_that_trains_nothing_has_no_epochs_to_count():
+    out = io.StringIO()
+    with Progress(file=out) as progress:
+        progress.start(1, objective="cider", direction="max")
+        progress.trial_started("u", "beam", {}, 0)
+        progress.epoch("u", report(0, cider=0.5))
+        progress.trial_ended("u", "finished")
+    assert "beam: scored, cider 0.5; 0/1 trials" in out.getvalue()
+    assert "0/0" not in out.getvalue()
+    assert " left" not in out.getvalue(), "nothing is"
+
+
 def test_a_failure_stays_visible_above_the_live_table():
     out = io.StringIO()
     with Progress(file=out, terminal=True, width=80) as progress:

@@ -338,7 +338,10 @@ class Progress:
         shown = [f"{key} {_value(number)}" for key, number in self._metrics(trial).items()]
         speed = trial.metrics.get("samples_per_second")
         shown += [f"{speed:.0f} samples/s"] if speed else []
-        self._line(f"{trial.name}: epoch {trial.epoch}/{trial.epochs}, {', '.join(shown)}; {self._summary()}")
+        reached = (
+            f"epoch {trial.epoch}/{trial.epochs}" if trial.epochs else "scored"
+        )  # nothing is trained, as in decoding
+        self._line(f"{trial.name}: {reached}, {', '.join(shown)}; {self._summary()}")
 
     def trial_ended(self, uid: str, state: str, error: str = "") -> None:
         """A trial came to its end: ``finished``, ``pruned``, ``stopped`` or ``failed``, with the cause."""
@@ -393,7 +396,7 @@ class Progress:
     def _picture(self) -> RenderableType:
         trials, width = list(self.trials.values()), self.console.width
         names, settings = [trial.name for trial in trials], [trial.settings for trial in trials]
-        numbers = {"epoch": [f"{trial.epoch}/{trial.epochs}" for trial in trials]}
+        numbers = {"epoch": [f"{trial.epoch}/{trial.epochs}" if trial.epochs else "–" for trial in trials]}
         for key in dict.fromkeys((self.objective, "val_loss", "samples_per_second")):
             numbers[key] = [_value(trial.metrics.get(key)) for trial in trials]
         numbers["samples/s"] = numbers.pop("samples_per_second")
