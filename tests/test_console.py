@@ -10,8 +10,9 @@ from rich.console import Console
 
 from tests.test_compare import measured, run, table
 from vltune.compare import BEST
-from vltune.console import Progress, as_text
+from vltune.console import as_text
 from vltune.contract import EpochReport
+from vltune.progress import Progress
 
 
 def report(epoch, **metrics):

@@ -11,11 +11,11 @@ from test_ledger import record, report
 from tests.families import Line
 from tests.test_search_objectives import SEARCH, launch
 from vltune.cluster import Shares
-from vltune.console import Progress
 from vltune.driver import Driver, Options
 from vltune.events import LedgerEvents
 from vltune.illustrations import FOLDER, MISSING
 from vltune.ledger import Ledger
+from vltune.progress import Progress
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ import pytest
 
 from vltune import ledger as module
 from vltune.contract import EpochReport
-from vltune.errors import BadInput, NotFound, Unreachable
-from vltune.ledger import LEASE_SECONDS, Busy, Ledger
+from vltune.errors import BadInput, Busy, NotFound, Unreachable
+from vltune.ledger import LEASE_SECONDS, Ledger
 from vltune.ledger_records import SearchRecord
 
 

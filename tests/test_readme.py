@@ -17,7 +17,8 @@ from trainables.parts.scenes import write_scenes
 from trainables.parts.scoring_fields import FURTHER
 from vltune.cli import _parser
 from vltune.errors import BadInput, lookup
-from vltune.space import check, load_search, parse_pins
+from vltune.search_files import load_search
+from vltune.space import check, parse_pins
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

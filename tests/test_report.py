@@ -30,7 +30,7 @@ from vltune.promotion import promote, winner
 from vltune.report import Report, Sources, write_report
 from vltune.report_answer import answer
 from vltune.report_space import range_words
-from vltune.space import load_search
+from vltune.search_files import load_search
 from vltune.summary import table, trial_folder, write_summary
 
 VOID = ("meta", "wbr", "img", "br", "use", "path", "circle")

@@ -16,11 +16,11 @@ from trainables.parts.scenes import write_scenes
 from vltune import search as searching
 from vltune.cli import main
 from vltune.cluster import Shares
-from vltune.console import Progress
 from vltune.contract import EpochReport, Search
 from vltune.driver import Driver, Options
 from vltune.ledger import Ledger
 from vltune.ledger_records import SearchRecord
+from vltune.progress import Progress
 from vltune.summary import best_trial, table, write_summary
 
 Measured = dict[str, float]

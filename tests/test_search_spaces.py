@@ -9,7 +9,8 @@ import pytest
 from search_spaces import SEARCHES
 from vltune.contract import Search
 from vltune.errors import BadInput
-from vltune.space import check, check_effect, describe, load_search, record_pins, resolve
+from vltune.search_files import load_search
+from vltune.space import check, check_effect, describe, record_pins, resolve
 
 every_search = pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
 

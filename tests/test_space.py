@@ -13,12 +13,12 @@ from search_spaces import SEARCHES
 from vltune.configuration import TrialConfig
 from vltune.contract import Direction, Family, Search
 from vltune.errors import BadInput, NotFound
+from vltune.search_files import load_search
 from vltune.space import (
     PinnedTrial,
     check,
     describe,
     example,
-    load_search,
     parse_pins,
     record_pins,
     resolve,

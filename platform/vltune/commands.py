@@ -33,7 +33,8 @@ def spaces(arguments: Namespace, screen: Screen) -> int:
     """Lists the shipped searches, or shows one."""
     from search_spaces import SEARCHES
     from vltune.console import description_text, listing_text
-    from vltune.space import describe, load_search
+    from vltune.search_files import load_search
+    from vltune.space import describe
 
     if arguments.search is None:
         found = {name: load_search(name, SEARCHES) for name in SEARCHES}
@@ -251,7 +252,7 @@ def _families(arguments: Namespace) -> dict[str, Any]:
     """The shipped families, and that of a person's own file."""
     from search_spaces import SEARCHES
     from trainables import FAMILIES
-    from vltune.space import load_search
+    from vltune.search_files import load_search
 
     if getattr(arguments, "space", None) is None:
         return dict(FAMILIES)

@@ -1,4 +1,7 @@
-"""What families, searches and the engine agree on: plain data and abstract methods."""
+"""What families, searches and the engine agree on: plain data and abstract methods.
+
+Long, so that whoever writes a family finds all of it in one file.
+"""
 
 import hashlib
 import json

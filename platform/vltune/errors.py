@@ -11,6 +11,10 @@ class BadInput(ValueError):
     """Something that a person gave is wrong. The text is one line: what, where, which rule, what to do."""
 
 
+class Busy(BadInput):
+    """Another process drives this search."""
+
+
 class NotFound(BadInput):
     """A name that a person gave leads nowhere."""
 

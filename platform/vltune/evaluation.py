@@ -26,7 +26,8 @@ def evaluate(arguments: Namespace, screen: Screen) -> int:
     from search_spaces import SEARCHES
     from vltune.ledger import Ledger
     from vltune.search import run_name
-    from vltune.space import load_search, parse_pins
+    from vltune.search_files import load_search
+    from vltune.space import parse_pins
 
     found = load_search("predictions", SEARCHES)
     pins = parse_pins(arguments.set, found.family.Config)

@@ -198,9 +198,7 @@ def caption_lengths(stats: Mapping[str, Any]) -> Figure:
 
 
 def metric_against_parameters(rows: Sequence[RunRow], parameters: Sequence[str], metric: str) -> Figure:
-    """The metric of each trial against each of some fields of the configuration, a panel for each.
-
-    A trial whose branch of the space did not ask for a field has no point there: its value had no effect.
+    """The metric against each of some fields, a panel for each; only of trials that were asked for the field.
 
     Raises:
         BadInput: no parameters, or no trial has a finite value of the metric.

@@ -35,7 +35,8 @@ def search(arguments: Namespace, screen: Screen) -> int:
     from search_spaces import SEARCHES
     from vltune.objectives import with_objectives
     from vltune.parameters import plain_text
-    from vltune.space import load_search, parse_pins, whole_rows
+    from vltune.search_files import load_search
+    from vltune.space import parse_pins, whole_rows
 
     found = load_search(arguments.search, SEARCHES)
     if found.population is not None and arguments.trials is not None:
@@ -78,7 +79,8 @@ def _with_seeds(found: "Search", arguments: Namespace) -> tuple["Search", str]:
 def train(arguments: Namespace, screen: Screen) -> int:
     """Trains one configuration."""
     from search_spaces import SEARCHES
-    from vltune.space import check_effect, load_search, parse_pins
+    from vltune.search_files import load_search
+    from vltune.space import check_effect, parse_pins
 
     found = load_search(arguments.search, SEARCHES)
     pins = parse_pins(arguments.set, found.family.Config)
@@ -129,7 +131,7 @@ def resume(arguments: Namespace, screen: Screen) -> int:
 def same_search(record: "SearchRecord") -> "Search":
     """The space of an earlier run, if it still is what it was."""
     from search_spaces import SEARCHES
-    from vltune.space import load_search
+    from vltune.search_files import load_search
 
     found = load_search(record.space, SEARCHES)
     if _source(found) != record.source:
@@ -315,9 +317,10 @@ def _drive(
     found: "Search", ledger: "Ledger", record: "SearchRecord", options: "Options", screen: Screen, *, fresh: bool
 ) -> int:
     """Runs or resumes, shows the table, and says what to do next."""
-    from vltune.console import Progress, as_text
+    from vltune.console import as_text
     from vltune.forms import as_json
     from vltune.generations import Generations
+    from vltune.progress import Progress
     from vltune.search import Interrupted, run
     from vltune.summary import best_report, best_trial, table
 

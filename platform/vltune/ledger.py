@@ -20,7 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 
 from vltune.contract import EpochReport
-from vltune.errors import BadInput, NotFound, Unreachable, nearest
+from vltune.errors import BadInput, Busy, NotFound, Unreachable, nearest
 from vltune.ledger_records import ENDED, Event, SearchRecord, TrialRecord, search_record, trial_record
 
 LEASE_SECONDS = 20.0
@@ -70,10 +70,6 @@ _leases = sa.Table(
     sa.Column("holder", sa.String(200), nullable=False),
     sa.Column("beat", sa.Float, nullable=False),
 )
-
-
-class Busy(BadInput):
-    """Another process drives this search."""
 
 
 class Ledger:

@@ -91,7 +91,8 @@ def _sources(ledger: "Ledger", arguments: Namespace) -> Any:
     from search_spaces import SEARCHES
     from trainables import FAMILIES
     from vltune.report import Sources
-    from vltune.space import describe, load_search
+    from vltune.search_files import load_search
+    from vltune.space import describe
 
     families: dict[str, Any] = dict(FAMILIES)
     spaces = {}

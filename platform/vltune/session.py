@@ -4,6 +4,8 @@ Starting processes, a placement group and a process group costs 20 to 30 s; a se
 Tune actor and its workers stands a mailbox. It hands a trial out until the trial is finished, so that workers which
 replace dead ones take up the same trial from its last committed checkpoint; what late messages of dead workers say is
 ignored, because every message carries (number of the trial in this slot, attempt, epoch).
+
+Long, because mailbox, slot and worker are one protocol: none of them can be read without the others.
 """
 
 import asyncio

@@ -1,26 +1,23 @@
 """The space of a search: values that are pinned, configurations that come out, checks, and what is shown of it."""
 
-import ast
 import dataclasses
 import functools
 import math
 import re
-import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vltune.conditions import condition_of, in_order
 from vltune.configuration import Library, TrialConfig, unchecked
 from vltune.contract import ENGINE_METRICS, Direction, Population, Search
-from vltune.errors import BadInput, NotFound, nearest
+from vltune.errors import BadInput, nearest
 from vltune.objectives import check_objectives, directions_of
 from vltune.parameters import Asked, Incomplete, Parameter, PinnedTrial, Plain, RandomTrial, plain_text
 from vltune.population import check_population
-from vltune.search_files import load_module, said, where
+from vltune.search_files import said, where, with_question
 from vltune.strategies import PRUNERS, SAMPLERS
 
 SEARCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -260,7 +257,7 @@ def describe(search: Search, *, pins: Mapping[str, Any] | None = None) -> Descri
     asked = {p.name for p in parameters}
     return Description(
         name=search.name,
-        question=_with_question(search).question,
+        question=with_question(search).question,
         family=search.family.name,
         objective=search.objective,
         direction=search.direction,
@@ -382,37 +379,3 @@ def _check_names(search: Search, runs: Sequence[tuple[PinnedTrial, TrialConfig]]
                 raise BadInput(
                     f"parameter {name!r}: its kind and choices differ from trial to trial; keep them the same."
                 )
-
-
-def load_search(name_or_path: str, table: Mapping[str, Search]) -> Search:
-    """A search of the table, or ``SEARCH`` of a person's own Python file, which may define a family of its own.
-
-    Raises:
-        NotFound: neither a search of the table nor a file.
-        BadInput: the file does not run, or defines no search.
-    """
-    if name_or_path in table:
-        return _with_question(table[name_or_path])
-    path = Path(name_or_path).expanduser()
-    if path.suffix != ".py":
-        hint = nearest(name_or_path, table)
-        raise NotFound(f"unknown search {name_or_path!r}{hint} Or give the path of a Python file that defines SEARCH.")
-    if not path.is_file():
-        raise NotFound(f"{path}: there is no such file; give the path of a Python file that defines SEARCH.")
-    found = getattr(load_module(path), "SEARCH", None)
-    if not isinstance(found, Search):
-        lines = [
-            s.lineno
-            for s in ast.parse(path.read_bytes()).body
-            if "SEARCH" in {n.id for n in ast.walk(s) if isinstance(n, ast.Name)}
-        ]
-        got = "defines no SEARCH" if found is None else f"SEARCH is a {type(found).__name__}"
-        raise BadInput(f"{path}:{lines[-1] if lines else 1}: {got}; write SEARCH = Search(...).")
-    return _with_question(found)
-
-
-def _with_question(search: Search) -> Search:
-    if search.question:
-        return search
-    text = (getattr(sys.modules.get(search.define.__module__), "__doc__", None) or "").strip()
-    return dataclasses.replace(search, question=text.partition("\n")[0])

@@ -21,9 +21,9 @@ from vltune.ledger import Ledger
 from vltune.ledger_records import ENDED, SearchRecord, TrialRecord
 from vltune.notes import search_note
 from vltune.pages import as_html
-from vltune.parameters import plain_text
 from vltune.screen import space_flag
 from vltune.seeds import fold
+from vltune.table_notes import notes_on_all
 
 _TESTED = 3
 """Metrics that a table of both splits shows."""
@@ -168,11 +168,7 @@ def _form(records: Sequence[SearchRecord], rows: Sequence[RunRow], *, sort_by: s
     first = records[0]
     for record in records:
         record.check_measured(sort_by)
-    notes = [
-        *dict.fromkeys(note for record in records for note in record.notes),
-        *_shared_notes(rows),
-        *_set(records, rows),
-    ]
+    notes = [*dict.fromkeys(note for record in records for note in record.notes), *notes_on_all(records, rows)]
     if all(record.family == first.family for record in records):
         return {
             "objective": first.objective,
@@ -279,24 +275,6 @@ def _with_test(row: RunRow, metrics: Mapping[str, float], warning: str, *, stora
         of_test = {f"test_{key}": values for key, values in tested.values.items()}
         resampled = replace(resampled, values={**resampled.values, **of_test})
     return replace(row, metrics={**row.metrics, **named}, notes=notes, resampled=resampled)
-
-
-def _shared_notes(rows: Sequence[RunRow]) -> list[str]:
-    """What all rows have alike and a reader has to know."""
-    weights = {str(row.config["weights"]) for row in rows if "weights" in row.config}
-    return ["No pretrained weights: every encoder started at random."] if weights == {"none"} else []
-
-
-def _set(records: Sequence[SearchRecord], rows: Sequence[RunRow]) -> list[str]:
-    """What a person set for all trials of a run, a note for each; a run that repeats a record has all of it set."""
-    notes = []
-    for record in records:
-        pins = {key: value for key, value in record.pins.items() if key != "seed"}  # the table tells of seeds
-        fields = max((len(row.config) for row in rows if row.run == record.name), default=0)
-        if pins and len(pins) < fields / 2:
-            whose = f" of {record.name}" if len(records) > 1 else ""
-            notes.append(f"Set for all rows{whose}: {', '.join(f'{k}={plain_text(v)}' for k, v in pins.items())}.")
-    return notes
 
 
 def best_trial(ledger: Ledger, run: str) -> TrialRecord:

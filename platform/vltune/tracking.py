@@ -1,6 +1,8 @@
 """MLflow as a view of the ledger: a parent run per search, a child run per trial.
 
 Only this file and ``registry.py`` import mlflow, and only when something is asked of it: the import takes seconds.
+
+Long, because that a thing which is sent twice is stored once is a property of all writing calls together.
 """
 
 import getpass

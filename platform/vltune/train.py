@@ -1,4 +1,8 @@
-"""The one training loop, for every model family."""
+"""The one training loop, for every model family.
+
+Long, because an epoch, the decision on it and its checkpoint share one state, and going on after a kill has to bring
+all of it back: what is kept can be checked against what is read only side by side.
+"""
 
 import contextlib
 import dataclasses
