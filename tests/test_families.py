@@ -426,6 +426,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, world: World) -> dict[str, Any
     return json.loads((folder / "told.json").read_text())
 
 
+@pytest.mark.timeout(900)  # two processes train every family: a minute on an idle machine, more on a busy one
 @every_family
 def test_two_workers_train_as_one(tmp_path: Path, name: str, two: dict[str, Any], world: World) -> None:
     one = run(world, name, tmp_path, **_without_dropout(name))
