@@ -239,6 +239,13 @@ def test_a_field_that_a_record_lacks_is_no_other_way_of_measuring():
     assert any("differ in stem" in note for note in table([old, new, other], measured_by=measured_by).notes)
 
 
+def test_what_orders_the_rows_has_a_column():
+    rows = [run("a", 0.9, 2.0), run("b", 0.3, 1.0)]
+    made = table(rows, columns=("cider",), sort_by="val_loss")
+    assert made.column("val_loss") == [1.0, 2.0]
+    assert "val_loss" not in keys(table(rows, columns=("cider",)))
+
+
 def test_shared_facts_are_said_once():
     made = table([run("a", 1.0, 1.0), run("b", 0.5, 1.0)], split="test", notes=("Weights are random.",))
     assert made.notes == ("All rows: test split of data abcdef012345. ● best of all.", "Weights are random.")

@@ -86,6 +86,15 @@ def test_what_measures_differently_is_said(ledger: Ledger) -> None:
     assert not any("score_prompt" in note for note in shown.notes), "it is off in all"
 
 
+def test_a_trial_of_an_interrupted_run_does_not_run(ledger: Ledger) -> None:
+    trial = ledger.add_trial("seen", 1, row="next", config=ledger.trials("seen")[0].config, searched=(), notes=())
+    ledger.start_attempt(trial.uid, time=1.0)
+    assert table(ledger, ["seen"]).rows[-1].state == "running"
+    ledger.set_state("seen", "interrupted")
+    assert table(ledger, ["seen"]).rows[-1].state == "interrupted"
+    assert table(ledger, ["seen"]).rows[0].state == "finished"
+
+
 def test_what_was_set_for_all_rows_is_said(ledger: Ledger) -> None:
     assert not any("Set for" in note for note in table(ledger, ["seen"]).notes)
     ledger.change("seen", pins={"dropout": 0.5, "seed": 4})

@@ -113,7 +113,7 @@ def table_of(
         group_by: field of the configuration; the best row of each of its values is marked.
         columns: metrics to show, before those objectives that are not among them; empty: the objectives and
             ``val_loss``.
-        sort_by: metric that orders the rows. Rows without a finite value come last.
+        sort_by: metric that orders the rows, with a column of its own. Rows without a finite value come last.
         split: what the metrics were computed on.
         notes: lines for under the table.
         measured_by: metric -> fields that change what it measures; where rows differ in them, a note says so.
@@ -133,7 +133,7 @@ def table_of(
     objectives = (objective, *further_objectives)
     loss = ["val_loss"] if "val_loss" in directions else []
     aims = objectives if further_objectives or not columns else ()  # who names columns may leave one objective out
-    metrics = tuple(dict.fromkeys((*columns, *aims) if columns else (*aims, *loss)))
+    metrics = tuple(dict.fromkeys((*((*columns, *aims) if columns else (*aims, *loss)), *filter(None, [sort_by]))))
     family = directions
     directions = {**ENGINE_METRICS, **directions}
     for name in (objective, *metrics, *([sort_by] if sort_by else [])):
@@ -210,6 +210,8 @@ def table_of(
     meaning = notes_on(rows, spreads, [m for m in metrics if m in sure[intervals]], drawn_with=drawn_with or {})
     if base is not None and p_values:
         meaning.append(note_on_p_values(p_values, metric=objective, base=base_row))
+        if any(len(row.seeds) > 1 for row in rows):
+            meaning.append("p tells of samples alone: by how much seeds differ, which ± shows, is not in it.")
     lines = (*facts, *_everywhere(shared), *base_note, *meaning, *unlike, *_older(rows, fields), *notes)
     return Table(tuple(heads), table, marks, lines, objectives, spreads, sure[intervals])
 

@@ -228,6 +228,11 @@ def cautions(found: Findings, said: Verdict | None) -> list[str]:
             "The difference between the best row and the base row is not significant (n.s.): on other pictures of the "
             "same kind it could be the other way round."
         )
+    if said is not None and said.p is not None and said.deviation is not None:
+        lines.append(
+            f"The p-value tells of other pictures, not of other seeds: those differ by ±{said.deviation:.2g}, which is "
+            "not in it."
+        )
     if found.sameness:
         lines.append(
             f"The best model wrote {found.sameness}: what it says has little to do with what is on them, whatever its "

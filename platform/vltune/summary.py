@@ -83,7 +83,7 @@ def _row(
         uid=trial.uid,
         run=trial.search,
         name=trial.row,
-        state=trial.state,
+        state=trial.state if trial.state in ENDED or record.state != "interrupted" else "interrupted",
         config=trial.config,
         searched=trial.searched,
         epochs=epochs[-1].epoch if epochs else 0,

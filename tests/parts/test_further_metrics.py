@@ -422,7 +422,13 @@ def test_self_bleu_is_that_of_pycocoevalcap(texts: list[list[str]]) -> None:
     captions = {i: [line] for i, line in enumerate(lines)}
     others = {i: lines[:i] + lines[i + 1 :] for i in range(len(lines))}
     _, each = Bleu(4).compute_score(others, captions, verbose=0)
-    assert self_bleus(texts) == pytest.approx(np.array(each[3]), rel=1e-9, abs=1e-12)
+    wanted = [each[min(max(len(words), 1), 4) - 1][i] for i, words in enumerate(texts)]
+    assert self_bleus(texts) == pytest.approx(np.array(wanted), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("caption", ["dog", "a dog", "a dog runs", "a dog runs fast", "a a a"])
+def test_captions_that_are_all_alike_repeat_each_other_wholly(caption: str) -> None:
+    assert score_diversity([caption] * 5).metrics["self_bleu"] == pytest.approx(1.0, abs=1e-6)
 
 
 def test_diversity_by_hand() -> None:
@@ -455,7 +461,7 @@ def test_samples_by_hand() -> None:
     _, each = Bleu(4).compute_score(
         {i: lines[:i] + lines[i + 1 :] for i in range(3)}, {i: [line] for i, line in enumerate(lines)}, verbose=0
     )
-    assert found.records[0]["samples_self_bleu"] == pytest.approx(np.mean(each[3]), rel=1e-9)
+    assert found.records[0]["samples_self_bleu"] == pytest.approx(np.mean(each[2]), rel=1e-9), "of three words each"
 
 
 # -- all together

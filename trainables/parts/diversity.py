@@ -90,6 +90,9 @@ def distinct(texts: Sequence[Sequence[str]], *, order: int) -> float:
 def self_bleus(texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " texts"]:
     """BLEU-4 (https://aclanthology.org/P02-1040) of each text against all others; 0 where there is no other.
 
+    A text of fewer than four words has BLEU of its own length: it has no 4-gram to match, and would count as unlike the
+    very same text.
+
     An n-gram may be matched as often as it stands in that other text which has it most often, so for each n-gram the
     two greatest counts are enough: a text's own is not asked.
     """
@@ -101,7 +104,8 @@ def self_bleus(texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " texts"]:
     orders = range(1, ORDERS + 1)
     matched = [np.array(_matched([Counter(_grams(text, order)) for text in texts]), np.float64) for order in orders]
     possible = [np.maximum(0.0, words - order + 1) for order in orders]
-    return bleu_formula(matched, possible, words, nearest)[-1]
+    scores = np.stack(bleu_formula(matched, possible, words, nearest))
+    return scores[np.clip(words.astype(np.int64), 1, ORDERS) - 1, np.arange(len(texts))]
 
 
 def _grams(words: Sequence[str], order: int) -> list[tuple[str, ...]]:
