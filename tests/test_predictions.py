@@ -256,6 +256,7 @@ def test_somebody_else_s_captions_become_a_row(
     assert len([*folder.glob("checkpoints/epoch-*/records.parquet")]) == 1
     assert len([*folder.glob("checkpoints/epoch-*/samples/samples.html")]) == 1
     assert ledger.backlog("validation-of-people") == 0, "MLflow has it all"
+    assert main(["confirm", "validation-of-people", "--storage", str(storage)]) == 2, "there is no model to train"
 
     # a second file of that name is another run; the test split is no run
     code, out, err = say("--predictions", files["test"], "--data", flickr, "--split", "test", "--json")

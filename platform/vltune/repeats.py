@@ -58,6 +58,8 @@ def confirm(arguments: Namespace, screen: Screen) -> int:
             "`vltune rerun UID`."
         )
     best = best_rows(ledger, record.name, top=arguments.top)
+    if not any(row.parameters for row in best):
+        raise BadInput(f"the captions of {record.name!r} were written elsewhere: there is no model to train again.")
     same = same_search(record)
     ours = ("data", "data_hash", "seed")
     rows = {
